@@ -1,0 +1,1 @@
+"""Timing scripts, side by side with peers; run as ``python -m benchmarks.<name>``."""

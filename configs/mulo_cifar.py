@@ -1,0 +1,74 @@
+"""A μLO meta-trained on CIFAR-10.
+
+    TFDS_DATA_DIR=… python -m meta_train --config=configs/mulo_cifar.py:cpu \
+        --workdir=runs/cifar
+
+Variants:
+  ``cpu``: 8x8 gray, width 32: CIFAR-10 for two CPU cores (about 25 minutes).
+  ``cpu_long``: the same, then 1,500 meta-steps with lengths up to 5,000.
+  ``full``: 32x32 colour, widths 128, 512 and 1,024, for a GPU.
+  ``smoke``: seconds.
+"""
+
+import ml_collections
+from ml_collections import config_dict
+
+
+def get_config(variant: str = "full") -> ml_collections.ConfigDict:
+    """Return the config of a variant."""
+    c = config_dict.create(
+        tasks=(
+            "mlp-w128-d3-cifar10",
+            "mlp-w512-d3-cifar10",
+            "mlp-w1024-d3-cifar10",
+        ),
+        batch_examples=128,
+        data_dir="",  # Empty: $TFDS_DATA_DIR, else ~/tensorflow_datasets.
+        loss_ceiling=10.0,  # nats
+        rule=dict(hidden_size=32, step_mult=0.01, base_width=1.0),
+        pes=dict(
+            sigma=0.01,  # units of theta
+            num_pairs=8,
+            trunc_steps=50,
+            min_length_steps=100,
+            max_length_steps=1_000,
+            curriculum=(),  # (from meta-step, max_length_steps)
+            loss_diff_clip=0.5,  # nats
+        ),
+        meta_optimizer=dict(
+            peak_lr=3e-3,
+            end_lr=1e-4,
+            warmup_steps=100,
+            decay_steps=5_000,
+            weight_decay=1e-4,
+            clip_norm=1.0,
+            clip_order="before",
+        ),
+        run=dict(
+            seed=0,
+            meta_steps=5_000,
+            log_steps=10,
+            checkpoint_steps=250,
+            keep_checkpoints=2,
+        ),
+        report=dict(tensorboard=False, wandb=False),
+    )
+    if variant in ("cpu", "cpu_long"):
+        c.tasks = ("mlp-w32-d3-cifar10:8x8:gray",)
+        if variant == "cpu_long":
+            c.pes.curriculum = ((5_000, 5_000),)
+            c.run.meta_steps = 6_500
+    elif variant == "smoke":
+        c.tasks = ("mlp-w8-d2-cifar10:8x8:gray",)
+        c.batch_examples = 16
+        c.rule.hidden_size = 4
+        c.pes.update(
+            num_pairs=2, trunc_steps=5, min_length_steps=5, max_length_steps=20
+        )
+        c.meta_optimizer.update(warmup_steps=1, decay_steps=6)
+        c.run.update(meta_steps=6, log_steps=1, checkpoint_steps=2)
+    elif variant != "full":
+        raise ValueError(
+            f"variant must be smoke, cpu, cpu_long or full, got {variant!r}."
+        )
+    return c

@@ -1,0 +1,50 @@
+"""Runs a sweep over widths: ``python -m evaluate --config=… --theta=… --workdir=…``.
+
+The same command continues a sweep that was stopped. Exit status 0: complete; 2: bad
+input; 130: stopped by Ctrl-C.
+"""
+
+import pathlib
+import shlex
+import sys
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from evaluate import run
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Sweep.", lock_config=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Holds cells.", required=True)
+_THETA = flags.DEFINE_string("theta", None, "Theta of mulo: folder, file or name.")
+_SP_THETA = flags.DEFINE_string("sp_theta", None, "Theta of small_fc, likewise.")
+_SHARD = flags.DEFINE_string("shard", "1/1", "i/n: run every n-th cell only.")
+
+
+def main(argv: list[str]) -> int:
+    """Run the sweep; return the exit status."""
+    logging.set_verbosity(logging.WARNING)  # JAX is chatty about devices.
+    if argv[1:]:
+        raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
+    try:
+        return run.run(
+            _CONFIG.value,
+            pathlib.Path(_WORKDIR.value),
+            theta=_THETA.value,
+            sp_theta=_SP_THETA.value,
+            shard=_SHARD.value,
+            command=shlex.join(["python", "-m", "evaluate", *sys.argv[1:]]),
+        )
+    except (ValueError, OSError, ImportError) as error:
+        print(f"evaluate: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(
+            "\nevaluate: stopped; finished cells are kept, the same command continues.",
+            file=sys.stderr,
+        )
+        return 130
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("config")
+    app.run(main)

@@ -1,0 +1,129 @@
+"""Shows a coordinate check: table, plot, progress."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import tqdm
+
+import mulo
+from evaluate import coordinates, style, tables
+
+
+def parse_widths(texts: Sequence[str]) -> tuple[int, ...]:
+    """Read widths from the command line.
+
+    Raises:
+      ValueError: If one is not a whole number.
+    """
+    for text in texts:
+        if not text.strip().isdecimal():
+            raise ValueError(f"widths must be whole numbers, like 32,64; got {text!r}.")
+    return tuple(int(text) for text in texts)
+
+
+def check_with_progress(
+    config: coordinates.CoordConfig, pretrained: mulo.Pretrained | None
+) -> coordinates.CoordResult:
+    """Run :func:`coordinates.check` with a bar over widths, silent off a terminal."""
+    with tqdm.tqdm(
+        total=len(set(config.widths)), disable=None, unit="width", desc="coord check"
+    ) as bar:
+        return coordinates.check(config, pretrained, lambda width: bar.update())
+
+
+def describe(result: coordinates.CoordResult) -> str:
+    """Return the table of changes at the last step, the slopes and the verdict."""
+    config = result.config
+    rows = [["layer", *[f"w{width}" for width in result.widths], "slope", "verdict"]]
+    for i, layer in enumerate(result.layers):
+        verdict = "ok"
+        if layer in result.growing:
+            verdict = "GROWS"
+        elif layer in result.shrinking:
+            verdict = "shrinks (warning)"
+        rows.append(
+            [
+                layer,
+                *[f"{change:.3g}" for change in result.changes[i, :, -1]],
+                f"{result.verdicts[i]:+.2f}",
+                verdict,
+            ]
+        )
+    if result.growing:
+        outcome = (
+            f"FAILED: the change of {', '.join(result.growing)} grows faster than "
+            f"width^{config.threshold:g}."
+        )
+    else:
+        outcome = (
+            f"passed: no layer's change grows faster than width^{config.threshold:g}."
+        )
+    return "\n".join(
+        [
+            f"{config.optimizer} on {config.task}, learning rate {config.rate:g}, "
+            f"{config.num_steps} steps, {config.num_seeds} seeds: RMS of x_t - x_0 at "
+            f"the last step, slope of its log over the later half of the steps",
+            tables.format_table(rows),
+            outcome,
+        ]
+    )
+
+
+def png(result: coordinates.CoordResult) -> bytes:
+    """Draw change against width, a panel per layer, a line per step measured."""
+    config = result.config
+    count = len(result.layers)
+    columns = min(4, count)
+    fig, panels = style.figure(-(-count // columns), columns, (3.5, 3.3))
+    for axes in panels[count:]:
+        axes.set_visible(False)
+    steps = shown_steps(config.num_steps)
+    lines = []
+    for i, (axes, layer) in enumerate(zip(panels, result.layers, strict=False)):
+        bad = layer in result.growing
+        slope = result.verdicts[i]
+        style.dress(
+            axes,
+            title=f"{layer}: slope {slope:+.2f}{'  GROWS' if bad else ''}",
+            xlabel="width",
+            ylabel="RMS of change" if i % columns == 0 else "",
+        )
+        if bad:
+            axes.title.set_color("#B3261E")
+            axes.title.set_fontweight("bold")
+        lines = []
+        for j, step in enumerate(steps):
+            change = result.changes[i, :, step - 1]
+            change = np.where(np.isfinite(change) & (change > 0), change, np.nan)
+            lines += axes.plot(
+                result.widths,
+                change,
+                color=style.width_colour(j, len(steps)),
+                marker="o",
+                markersize=4,
+                linewidth=1.6,
+            )
+        axes.set_yscale("log", base=10)
+        style.width_axis(axes, result.widths)
+        axes.tick_params(axis="x", labelrotation=45)
+    fig.suptitle(
+        f"{config.optimizer} on {config.task}: "
+        f"{'FAILED' if result.growing else 'passed'} at threshold {config.threshold:g}",
+        fontsize=12,
+        color=style.INK,
+    )
+    fig.legend(
+        lines,
+        [f"step {step}" for step in steps],
+        loc="outside lower center",
+        ncols=len(steps),
+        frameon=False,
+        fontsize=10,
+    )
+    return style.png(fig)
+
+
+def shown_steps(num_steps: int) -> list[int]:
+    """Return 1, 2, 4, … and the last step."""
+    steps = [2**k for k in range(num_steps.bit_length()) if 2**k < num_steps]
+    return [*steps, num_steps]

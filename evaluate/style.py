@@ -1,0 +1,95 @@
+"""One look for every plot: light background, colours all readers can tell apart.
+
+Colours are Okabe and Ito's; each optimizer also has its own marker, so that plots can
+be read without colour.
+"""
+
+import io
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Optimizer: (colour, marker).
+LOOKS = {
+    "mulo": ("#0072B2", "o"),
+    "small_fc": ("#CC79A7", "X"),
+    "mu_adam": ("#D55E00", "s"),
+    "adamw": ("#009E73", "^"),
+    "adam": ("#56B4E9", "v"),
+    "sgd": ("#E69F00", "D"),
+}
+INK, GRID = "#333333", "#E4E4E4"
+_DPI = 130
+
+
+def figure(rows: int, columns: int, panel: tuple[float, float]) -> tuple[Figure, list]:
+    """Return a figure with ``rows × columns`` panels of a size in inches.
+
+    Returns:
+      The figure and its axes, row by row.
+    """
+    width, height = panel
+    fig = Figure(
+        figsize=(columns * width, rows * height),
+        facecolor="white",
+        layout="constrained",
+    )
+    grid = fig.subplots(rows, columns, squeeze=False)
+    return fig, list(grid.ravel())
+
+
+def dress(axes: Axes, *, title: str, xlabel: str, ylabel: str) -> None:
+    """Give a panel its title, labels and quiet grid."""
+    axes.set_title(title, fontsize=11, color=INK, loc="left")
+    axes.set_xlabel(xlabel, fontsize=10, color=INK)
+    axes.set_ylabel(ylabel, fontsize=10, color=INK)
+    axes.grid(True, which="major", color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=9, colors=INK)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color("#999999")
+
+
+def width_axis(axes: Axes, widths: Sequence[int]) -> None:
+    """Make x logarithmic, with a tick at every width that was run."""
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(list(widths), [str(width) for width in widths])
+    axes.minorticks_off()
+
+
+def width_colour(index: int, count: int) -> tuple[float, float, float, float]:
+    """Return the colour of the index-th of ``count`` widths, dark to light."""
+    # The far end of viridis is too pale on white.
+    position = 0.88 * index / max(1, count - 1)
+    return matplotlib.colormaps["viridis"](position)
+
+
+def loss_axis(axes: Axes, values: Sequence[float]) -> None:
+    """Make y logarithmic when the finite losses span more than a factor of 20."""
+    finite = [v for v in values if np.isfinite(v) and v > 0]
+    if finite and max(finite) > 20 * min(finite):
+        axes.set_yscale("log")
+        axes.set_ylim(min(finite) / 1.2, max(finite) * 1.2)
+    else:
+        axes.set_ylim(*loss_limits(values))
+
+
+def loss_limits(values: Sequence[float], margin: float = 0.06) -> tuple[float, float]:
+    """Return y limits around the finite values."""
+    finite = np.asarray([v for v in values if np.isfinite(v)] or [0.0, 1.0], np.float64)
+    low, high = float(finite.min()), float(finite.max())
+    pad = margin * ((high - low) or 1.0)
+    return low - pad, high + pad
+
+
+def png(fig: Figure) -> bytes:
+    """Render a figure."""
+    buffer = io.BytesIO()
+    # No metadata: equal inputs give equal bytes.
+    fig.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
+    return buffer.getvalue()

@@ -1,0 +1,297 @@
+"""Trains cells: one compiled program per task and optimizer, run for any seed and rate.
+
+The whole run is one loop inside jit. Its bounds are traced, so the host can ask for as
+many steps as fit in a fraction of a second: the progress bar moves, Ctrl-C is prompt,
+and nothing compiles twice. Learning rates, keys and data are arguments of the program.
+
+Seeds decide the initial parameters and every batch; neither depends on the optimizer or
+the learning rate, so that comparisons are paired.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import mulo
+import tasks
+from evaluate import optimizers
+
+_CHUNK_SECS = 0.3  # Aimed-at time between two reports.
+_METRICS_BATCH = 1000  # Validation examples per forward pass.
+
+# Called as on_chunk(steps done in this run, mean over lanes of the latest loss).
+OnChunk = Callable[[int, float], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Splits of a data set on the device, shared by every program of a sweep."""
+
+    train: Mapping[str, jax.Array]  # As `Dataset.arrays`: inputs and labels.
+    valid: Mapping[str, jax.Array]
+
+    @classmethod
+    def put(cls, dataset: tasks.Dataset) -> "Data":
+        """Copy a data set's splits to the default device."""
+        return cls(
+            train=jax.device_put(dict(dataset.arrays("train"))),
+            valid=jax.device_put(dict(dataset.arrays("valid"))),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a run of L lanes gave. Losses are nats per example."""
+
+    losses: np.ndarray  # (L, T), float32. Before each update; NaN where not run.
+    valid_loss: np.ndarray  # (L,), float32.
+    valid_accuracy: np.ndarray  # (L,), float32.
+    secs_per_step: float  # Wall clock of one step of all lanes, shared out over them.
+
+
+class TaskPrograms:
+    """What every optimizer on a task needs, compiled once for ``lanes`` runs."""
+
+    def __init__(self, task: tasks.Task, data: Data, *, lanes: int = 1):
+        """Compile the task's initialization and its metrics on the validation split.
+
+        Args:
+          task: What is trained.
+          data: Of the task's data set, on the device.
+          lanes: Runs at the same time. One is best on a CPU, where wide networks are
+            limited by the cache; on a GPU, as many as there are cells to fill it.
+        """
+        self.task = task
+        self.data = data
+        self.lanes = lanes
+
+        def init(keys):
+            return _over_lanes(task.init, lanes, (0,))(keys)
+
+        def measure(params, arrays):
+            run = _over_lanes(
+                lambda params, arrays: split_metrics(task, params, arrays),
+                lanes,
+                (0, None),
+            )
+            return run(params, arrays)
+
+        keys = jax.random.split(jax.random.key(0), lanes)
+        self.params_shape = jax.eval_shape(init, keys)
+        self.init = jax.jit(init).lower(keys).compile()
+        self.measure = jax.jit(measure).lower(self.params_shape, data.valid).compile()
+
+
+class TrainingProgram:
+    """A task and an optimizer compiled once, for any seed and learning rate."""
+
+    def __init__(
+        self,
+        programs: TaskPrograms,
+        optimizer: str,
+        *,
+        horizon_steps: int,
+        hyper: Mapping[str, float],
+        pretrained: mulo.Pretrained | None = None,
+    ):
+        """Compile.
+
+        Args:
+          programs: Of the task; decides the lanes.
+          optimizer: Its name in :mod:`evaluate.optimizers`.
+          horizon_steps: Steps of a run.
+          hyper: Hyper-parameters that differ from the optimizer's defaults.
+          pretrained: The theta, for learned optimizers.
+
+        Raises:
+          ValueError: If the optimizer's name, hyper-parameters or theta do not fit.
+        """
+        task, lanes = programs.task, programs.lanes
+        self.task = task
+        self.lanes = lanes
+        self._programs = programs
+        self._horizon_steps = horizon_steps
+        self._steps_per_chunk = 1
+        scalings = task.scalings()
+
+        def transform(learning_rate):
+            return optimizers.build(
+                optimizer,
+                learning_rate,
+                scalings=scalings,
+                pretrained=pretrained,
+                num_steps=horizon_steps,
+                hyper=hyper,
+            )
+
+        def init_state(params, learning_rate):
+            return transform(learning_rate).init(params)
+
+        def step(count, params, state, learning_rate, data_key, loss_key, arrays):
+            batch = task.dataset.sample(
+                arrays, jax.random.fold_in(data_key, count), task.batch_size
+            )
+            loss, grads = jax.value_and_grad(task.loss)(
+                params, jax.random.fold_in(loss_key, count), batch
+            )
+            updates, state = transform(learning_rate).update(
+                grads, state, params, value=loss
+            )
+            return optax.apply_updates(params, updates), state, loss
+
+        def start(params, learning_rates):
+            state = _over_lanes(init_state, lanes, (0, 0))(params, learning_rates)
+            losses = jnp.full((lanes, horizon_steps), jnp.nan, jnp.float32)
+            return jnp.zeros((), jnp.int32), params, state, losses
+
+        def advance(carry, stop, learning_rates, data_keys, loss_keys, arrays):
+            run = _over_lanes(step, lanes, (None, 0, 0, 0, 0, 0, None))
+
+            def body(count, carry):
+                _, params, state, losses = carry
+                params, state, loss = run(
+                    count, params, state, learning_rates, data_keys, loss_keys, arrays
+                )
+                losses = jax.lax.dynamic_update_index_in_dim(losses, loss, count, 1)
+                return count + 1, params, state, losses
+
+            carry = jax.lax.fori_loop(carry[0], stop, body, carry)
+            latest = jax.lax.dynamic_index_in_dim(carry[3], stop - 1, 1, False)
+            return carry, latest
+
+        rates = jnp.ones((lanes,), jnp.float32)
+        keys = jax.random.split(jax.random.key(0), lanes)
+        stop = jnp.zeros((), jnp.int32)
+        carry = jax.eval_shape(start, programs.params_shape, rates)
+        self._start = jax.jit(start).lower(programs.params_shape, rates).compile()
+        self._advance = (
+            jax.jit(advance, donate_argnums=0)
+            .lower(carry, stop, rates, keys, keys, programs.data.train)
+            .compile()
+        )
+
+    def run(
+        self,
+        learning_rates: Sequence[float],
+        seeds: Sequence[int],
+        on_chunk: OnChunk = lambda steps, loss: None,
+    ) -> Outcome:
+        """Train one run per lane.
+
+        Args:
+          learning_rates: One per run; at most ``lanes`` of them.
+          seeds: Likewise.
+          on_chunk: Called every fraction of a second.
+
+        Returns:
+          The outcome, with as many rows as runs were asked for. Runs end early when
+          no lane is finite any more.
+        """
+        count = len(seeds)
+        assert 1 <= count <= self.lanes
+        assert len(learning_rates) == count
+        # Idle lanes repeat the last run: another shape would compile again.
+        padding = self.lanes - count
+        rates = jnp.asarray(
+            [*learning_rates, *[learning_rates[-1]] * padding], jnp.float32
+        )
+        keys = [
+            jax.random.split(jax.random.key(seed), 3)
+            for seed in [*seeds, *[seeds[-1]] * padding]
+        ]
+        init_keys, data_keys, loss_keys = (
+            jnp.stack(list(keys)) for keys in zip(*keys, strict=True)
+        )
+        carry = self._start(self._programs.init(init_keys), rates)
+        jax.block_until_ready(carry)
+        done, chunks = 0, []
+        while done < self._horizon_steps:
+            stop = min(self._horizon_steps, done + self._steps_per_chunk)
+            chunk_begin = time.perf_counter()
+            carry, latest = self._advance(
+                carry,
+                jnp.asarray(stop, jnp.int32),
+                rates,
+                data_keys,
+                loss_keys,
+                self._programs.data.train,
+            )
+            latest = np.asarray(latest)[:count]
+            secs = time.perf_counter() - chunk_begin
+            fitting = int(_CHUNK_SECS / max(secs, 1e-9) * (stop - done))
+            self._steps_per_chunk = max(1, min(fitting, 4 * self._steps_per_chunk))
+            chunks.append((stop - done, secs))
+            done = stop
+            on_chunk(done, float(np.mean(latest)))
+            if not np.isfinite(latest).any():
+                break
+        timed = chunks[1:] or chunks  # The first one warms up.
+        secs_per_step = sum(s for _, s in timed) / sum(n for n, _ in timed) / count
+        metrics = self._programs.measure(carry[1], self._programs.data.valid)
+        return Outcome(
+            losses=np.asarray(carry[3])[:count],
+            valid_loss=np.asarray(metrics["loss"])[:count],
+            valid_accuracy=np.asarray(metrics["accuracy"])[:count],
+            secs_per_step=secs_per_step,
+        )
+
+
+def split_metrics(
+    task: tasks.Task, params: Any, arrays: Mapping[str, jax.Array]
+) -> dict[str, jax.Array]:
+    """Average the task's metrics over every example of a split.
+
+    Args:
+      task: Gives the metrics of a batch.
+      params: Of the task.
+      arrays: A split, as ``task.dataset.arrays(split)``; n examples.
+
+    Returns:
+      The metrics' means, each shape=(), float32.
+    """
+    total = arrays["labels"].shape[0]
+    blocks, rest = divmod(total, _METRICS_BATCH)
+
+    def block_metrics(block):
+        return task.metrics(params, task.dataset.normalize(block))
+
+    parts = []
+    if blocks:
+        full = jax.tree.map(
+            lambda x: x[: blocks * _METRICS_BATCH].reshape(
+                blocks, _METRICS_BATCH, *x.shape[1:]
+            ),
+            dict(arrays),
+        )
+        means = jax.tree.map(
+            lambda x: jnp.mean(x, axis=0), jax.lax.map(block_metrics, full)
+        )
+        parts.append((means, (total - rest) / total))
+    if rest:
+        tail = jax.tree.map(lambda x: x[total - rest :], dict(arrays))
+        parts.append((block_metrics(tail), rest / total))
+    return jax.tree.map(
+        lambda *xs: sum(x * weight for x, (_, weight) in zip(xs, parts, strict=True)),
+        *(means for means, _ in parts),
+    )
+
+
+def _over_lanes(function, lanes, in_axes):
+    """Map ``function`` over the leading lane axis; without vmap when it has size 1."""
+    if lanes > 1:
+        return jax.vmap(function, in_axes=in_axes)
+
+    def single(*args):
+        args = [
+            arg if axis is None else jax.tree.map(lambda x: x[0], arg)
+            for arg, axis in zip(args, in_axes, strict=True)
+        ]
+        return jax.tree.map(lambda x: jnp.asarray(x)[None], function(*args))
+
+    return single

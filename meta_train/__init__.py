@@ -1,0 +1,1 @@
+"""Meta-training: gradient estimators, the outer loop, checkpoints and resume."""

@@ -1,0 +1,287 @@
+"""The outer loop: theta, estimators, checkpoints, signals.
+
+Every random number of meta-step t comes from ``fold_in(key, t)``: a resumed run draws
+what the uninterrupted one would have, and there is no generator state to save.
+"""
+
+import dataclasses
+import functools
+import pathlib
+import signal
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import logging
+
+import mulo
+from meta_train import meta_optimizer, pes, reporting, unroll
+from meta_train import workdir as workdir_lib
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """How long a run lasts and what it writes how often.
+
+    Attributes:
+      seed: Decides everything random.
+      meta_steps: Updates of theta.
+      log_steps: Meta-steps between lines of metrics.jsonl.
+      checkpoint_steps: Meta-steps between checkpoints (and theta files).
+      keep_checkpoints: Newest ones kept.
+    """
+
+    seed: int
+    meta_steps: int
+    log_steps: int
+    checkpoint_steps: int
+    keep_checkpoints: int
+
+    def __post_init__(self):
+        """Check every field."""
+        for name in ("meta_steps", "log_steps", "checkpoint_steps", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"run.{name} must be >= 1, got {getattr(self, name)}.")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """All that meta-training carries; what a checkpoint holds."""
+
+    theta: Any  # Meta-parameters.
+    opt_state: Any  # Of the meta-optimizer.
+    estimators: tuple[pes.PESState, ...]  # One per family.
+    meta_step: jax.Array  # shape=(), int32. Updates of theta so far.
+
+
+class Interrupted(Exception):  # noqa: N818 - not an error of the program.
+    """A signal asked the run to stop; everything is saved."""
+
+
+class MetaTrainer:
+    """Meta-trains one rule on several task families, their gradients averaged."""
+
+    def __init__(
+        self,
+        *,
+        rule: mulo.SmallFC,
+        inners: Sequence[unroll.Inner],
+        pes_config: pes.PESConfig,
+        meta_optimizer_config: meta_optimizer.MetaOptimizerConfig,
+        seed: int,
+    ):
+        """Build the estimators; compiles nothing yet.
+
+        Args:
+          rule: Architecture of the learned optimizer.
+          inners: One per family; all with this rule.
+          pes_config: Of every family's estimator.
+          meta_optimizer_config: Of theta's optimizer.
+          seed: Decides everything random.
+
+        Raises:
+          ValueError: If there is no family.
+        """
+        if not inners:
+            raise ValueError("families must name at least one task, got none.")
+        mesh = pes.make_mesh(pes_config.num_pairs)
+        self.rule = rule
+        self.estimators = [pes.PES(inner, pes_config, mesh) for inner in inners]
+        self.inner_steps = 2 * pes_config.num_pairs * pes_config.trunc_steps
+        self.inner_steps *= len(inners)  # Per meta-step.
+        self._arrays = [
+            jax.device_put(
+                {k: np.asarray(v) for k, v in inner.task.dataset.arrays("train").items()},
+                self.estimators[0].replicated,
+            )
+            for inner in inners
+        ]
+        self._optimizer = meta_optimizer_config.make()
+        self._init_key, self._step_key = jax.random.split(jax.random.key(seed))
+
+    def init(self) -> TrainState:
+        """Make the state before the first meta-step."""
+        theta_key, runs_key = jax.random.split(self._init_key)
+        replicated = self.estimators[0].replicated
+        theta = jax.device_put(self.rule.init(theta_key), replicated)
+        return TrainState(
+            theta=theta,
+            opt_state=jax.device_put(self._optimizer.init(theta), replicated),
+            estimators=tuple(
+                estimator.init(theta, jax.random.fold_in(runs_key, i))
+                for i, estimator in enumerate(self.estimators)
+            ),
+            meta_step=jax.device_put(jnp.zeros((), jnp.int32), replicated),
+        )
+
+    def step(self, state: TrainState) -> tuple[TrainState, dict[str, jax.Array]]:
+        """Do one meta-step.
+
+        Args:
+          state: Given up: its arrays are donated.
+
+        Returns:
+          The next state and scalar metrics, still on the device.
+        """
+        grads, estimator_states, families = [], [], []
+        key = jax.random.fold_in(self._step_key, state.meta_step)
+        for i, estimator in enumerate(self.estimators):
+            grad, estimator_state, metrics = estimator.estimate(
+                state.theta,
+                state.estimators[i],
+                jax.random.fold_in(key, i),
+                self._arrays[i],
+                state.meta_step,
+            )
+            grads.append(grad)
+            estimator_states.append(estimator_state)
+            families.append(metrics)
+        theta, opt_state, meta_step, metrics = self._apply(
+            state.theta, state.opt_state, state.meta_step, grads, families
+        )
+        state = TrainState(theta, opt_state, tuple(estimator_states), meta_step)
+        return state, metrics
+
+    @functools.cached_property
+    def _apply(self):
+        def apply(theta, opt_state, meta_step, grads, families):
+            grad = jax.tree.map(lambda *gs: sum(gs) / len(gs), *grads)
+            updates, opt_state = self._optimizer.update(grad, opt_state, theta)
+            theta = optax.apply_updates(theta, updates)
+            metrics = {
+                "meta_loss": sum(m.meta_loss for m in families) / len(families),
+                "grad_norm": optax.global_norm(grad),
+                "update_norm": optax.global_norm(updates),
+                "theta_norm": optax.global_norm(theta),
+            }
+            for estimator, family in zip(self.estimators, families, strict=True):
+                name = estimator.inner.task.name
+                for field in dataclasses.fields(family):
+                    metrics[f"{name}/{field.name}"] = getattr(family, field.name)
+            return theta, opt_state, meta_step + 1, metrics
+
+        return jax.jit(apply, out_shardings=self.estimators[0].replicated)
+
+
+def run(
+    trainer: MetaTrainer,
+    config: RunConfig,
+    workdir: pathlib.Path,
+    *,
+    card: Mapping[str, Any],
+    writers: Sequence[Any] = (),
+) -> pathlib.Path:
+    """Meta-train to the end, going on from the newest checkpoint if there is one.
+
+    Args:
+      trainer: What to train.
+      config: How long, and what to write.
+      workdir: Claimed by this config already (:func:`meta_train.workdir.claim`).
+      card: Facts about the run for theta's card.
+      writers: More sinks for metrics lines: objects with ``write`` and ``close``.
+
+    Returns:
+      The directory of theta.
+
+    Raises:
+      Interrupted: After SIGINT or SIGTERM, once the state is saved.
+      FloatingPointError: If theta leaves the finite numbers; names step and seed.
+    """
+    checkpoints = workdir_lib.Checkpoints(workdir, keep=config.keep_checkpoints)
+    signals = _Signals()
+    state = trainer.init()
+    latest = checkpoints.latest()
+    if latest is not None:
+        state = checkpoints.restore(latest, state)
+        logging.info("Resuming %s at meta-step %d.", workdir, latest)
+    done = int(state.meta_step)
+    log = reporting.MetricsLog(workdir, first_step=done)
+    sinks = [log, *writers]
+    progress = reporting.Progress(done=done, total=config.meta_steps)
+    theta_dir = workdir / workdir_lib.THETA
+
+    def save(step, state):
+        checkpoints.save(step, state)
+        facts = {**card, "meta_step": step}
+        mulo.save(theta_dir, trainer.rule, jax.device_get(state.theta), card=facts)
+
+    try:
+        with signals:
+            for step in range(done + 1, config.meta_steps + 1):
+                start = time.perf_counter()
+                state, metrics = trainer.step(state)
+                values = {k: float(v) for k, v in jax.device_get(metrics).items()}
+                rate = trainer.inner_steps / (time.perf_counter() - start)
+                if not np.isfinite(values["theta_norm"]):
+                    names = [e.inner.task.name for e in trainer.estimators]
+                    raise FloatingPointError(
+                        f"theta is not finite after meta-step {step} (seed "
+                        f"{config.seed}, tasks {names}, gradient norm "
+                        f"{values['grad_norm']}). The last checkpoint is from before; "
+                        "a lower meta_optimizer.peak_lr or a finite "
+                        "pes.loss_diff_clip helps."
+                    )
+                progress.advance(values["meta_loss"], rate)
+                if step % config.log_steps == 0 or step == config.meta_steps:
+                    line = {"meta_step": step, **values, "inner_steps_per_s": rate}
+                    for sink in sinks:
+                        sink.write(line)
+                wanted = signals.take()
+                if (
+                    step % config.checkpoint_steps == 0
+                    or step == config.meta_steps
+                    or wanted is not None
+                ):
+                    save(step, state)
+                if wanted in (signal.SIGINT, signal.SIGTERM):
+                    checkpoints.wait()
+                    raise Interrupted(
+                        f"{signal.Signals(wanted).name} at meta-step {step}: saved. "
+                        "The same command goes on from here."
+                    )
+        if done >= config.meta_steps:
+            save(done, state)
+    finally:
+        progress.close()
+        checkpoints.close()
+        for sink in sinks:
+            sink.close()
+    return theta_dir
+
+
+class _Signals:
+    """Notes SIGTERM, SIGINT and SIGUSR1 until asked; acts on a second SIGINT at once."""
+
+    _CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+    def __init__(self):
+        self._got = None
+        self._previous = {}
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():
+            for number in self._CAUGHT:
+                self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}
+
+    def _note(self, number, frame):
+        del frame
+        if number == signal.SIGINT and self._got == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._got = number
+
+    def take(self) -> int | None:
+        """The signal since last asked, if any."""
+        got, self._got = self._got, None
+        return got

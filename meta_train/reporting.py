@@ -1,0 +1,120 @@
+"""What a run tells: metrics.jsonl, a progress bar, TensorBoard and W&B on request."""
+
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import tqdm
+
+from meta_train import workdir as workdir_lib
+
+
+class MetricsLog:
+    """``metrics.jsonl``: one JSON object per log step, in order, never twice."""
+
+    def __init__(self, workdir: pathlib.Path, *, first_step: int):
+        """Open for appending; drop lines of steps that will be done again."""
+        path = workdir / workdir_lib.METRICS
+        if path.exists():
+            kept = [
+                line
+                for line in path.read_text().splitlines()
+                if _step_of(line) is not None and _step_of(line) <= first_step
+            ]
+            workdir_lib.write_text(path, "".join(f"{line}\n" for line in kept))
+        self._file = path.open("a")
+
+    def write(self, metrics: Mapping[str, Any]) -> None:
+        """Append one line and hand it to the operating system."""
+        self._file.write(json.dumps(metrics) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Flush to disk."""
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+
+def _step_of(line: str) -> int | None:
+    try:
+        return json.loads(line)["meta_step"]
+    except (json.JSONDecodeError, KeyError):
+        return None  # A line cut short by a kill.
+
+
+class Progress:
+    """Progress bar with meta-loss, inner steps/s and time left; terminals only."""
+
+    def __init__(self, *, done: int, total: int):
+        """Show ``done`` of ``total`` meta-steps."""
+        self._bar = tqdm.tqdm(
+            initial=done,
+            total=total,
+            desc="meta-training",
+            unit=" meta-steps",
+            disable=not sys.stderr.isatty(),
+            dynamic_ncols=True,
+        )
+
+    def advance(self, meta_loss: float, inner_steps_per_s: float) -> None:
+        """One meta-step more."""
+        self._bar.set_postfix_str(
+            f"meta-loss {meta_loss:.3f}, {inner_steps_per_s:,.0f} inner steps/s",
+            refresh=False,
+        )
+        self._bar.update()
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        self._bar.close()
+
+
+class TensorBoard:
+    """Scalars as TensorBoard events (extra ``tensorboard``)."""
+
+    def __init__(self, workdir: pathlib.Path):
+        """Open ``<workdir>/tensorboard``."""
+        try:
+            import tensorboardX
+        except ImportError as error:
+            raise ValueError(
+                "report.tensorboard needs an extra: pip install 'mulo[tensorboard]'."
+            ) from error
+        self._writer = tensorboardX.SummaryWriter(str(workdir / "tensorboard"))
+
+    def write(self, metrics: Mapping[str, Any]) -> None:
+        """Write every number of a metrics line."""
+        for name, value in metrics.items():
+            if name != "meta_step" and isinstance(value, int | float):
+                self._writer.add_scalar(name, value, metrics["meta_step"])
+
+    def close(self) -> None:
+        """Flush."""
+        self._writer.close()
+
+
+class WandB:
+    """Metrics lines to Weights & Biases (extra ``wandb``)."""
+
+    def __init__(self, workdir: pathlib.Path, config: Mapping[str, Any]):
+        """Start a run, or go on with the one begun in this workdir."""
+        try:
+            import wandb
+        except ImportError as error:
+            raise ValueError(
+                "report.wandb needs an extra: pip install 'mulo[wandb]'."
+            ) from error
+        self._run = wandb.init(
+            dir=str(workdir), config=dict(config), id=workdir.name, resume="allow"
+        )
+
+    def write(self, metrics: Mapping[str, Any]) -> None:
+        """Log one line."""
+        self._run.log(dict(metrics), step=metrics["meta_step"])
+
+    def close(self) -> None:
+        """Finish the run."""
+        self._run.finish()

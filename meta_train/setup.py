@@ -1,0 +1,85 @@
+"""From a config to a trainer: where ConfigDicts end and dataclasses begin."""
+
+import dataclasses
+import os
+import pathlib
+import platform
+import subprocess
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+import mulo
+import tasks
+from meta_train import loop, meta_optimizer, pes, unroll
+
+
+def build(config: Mapping[str, Any]) -> loop.MetaTrainer:
+    """Make the trainer a config describes; opens its data sets.
+
+    Args:
+      config: As the files in ``configs/`` return it, as a plain nested dict.
+
+    Raises:
+      ValueError: If a value is out of range or a task unknown.
+    """
+    rule = mulo.SmallFC(**config["rule"])
+    inners = [
+        unroll.Inner(
+            rule=rule,
+            task=tasks.get(
+                name,
+                batch_size=config["batch_examples"],
+                data_dir=config["data_dir"] or None,
+            ),
+            loss_ceiling=config["loss_ceiling"],
+        )
+        for name in config["tasks"]
+    ]
+    return loop.MetaTrainer(
+        rule=rule,
+        inners=inners,
+        pes_config=pes.PESConfig(**config["pes"]),
+        meta_optimizer_config=meta_optimizer.MetaOptimizerConfig(
+            **config["meta_optimizer"]
+        ),
+        seed=config["run"]["seed"],
+    )
+
+
+def card(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts about a run for theta's card."""
+    devices = jax.devices()
+    return {
+        "meta_training": dict(config),
+        "data": sorted({tasks.names.parse(name).data for name in config["tasks"]}),
+        "hardware": f"{len(devices)} x {devices[0].device_kind}, {os.cpu_count()} CPUs, "
+        f"{platform.machine()}",
+        "jax": jax.__version__,
+        "git_commit": git_commit(),
+        "started": time.strftime("%Y-%m-%d", time.gmtime()),
+    }
+
+
+def git_commit() -> str:
+    """Commit of this checkout, with "+" if it has changes; empty outside of git."""
+    here = pathlib.Path(__file__).parent
+
+    def git(*args):
+        done = subprocess.run(
+            ["git", *args], cwd=here, capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def run_config(config: Mapping[str, Any]) -> loop.RunConfig:
+    """The part about duration and files."""
+    fields = {field.name for field in dataclasses.fields(loop.RunConfig)}
+    return loop.RunConfig(**{k: config["run"][k] for k in fields})

@@ -1,0 +1,97 @@
+"""Inner training: a task's parameters under a learned optimizer, a few steps on.
+
+Axis names: S inner steps of a truncation.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import mulo
+import tasks
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class InnerState:
+    """A training run in progress."""
+
+    params: optax.Params
+    opt_state: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Inner:
+    """A task trained by a rule; pure functions of theta, made for vmap.
+
+    Attributes:
+      rule: Architecture of the learned optimizer.
+      task: What it trains; its ``scalings()`` decide between μP and SP.
+      loss_ceiling: Per-step losses enter the meta-loss no higher than this (nats),
+        non-finite ones as this: one run away must not drown all others.
+    """
+
+    rule: mulo.SmallFC
+    task: tasks.Task
+    loss_ceiling: float
+
+    def init(self, theta: Any, key: jax.Array) -> InnerState:
+        """Start a training run from new parameters."""
+        params = self.task.init(key)
+        return InnerState(params, self._transform(theta).init(params))
+
+    def unroll(
+        self,
+        theta: Any,
+        state: InnerState,
+        key: jax.Array,
+        arrays: tasks.base.Arrays,
+        num_steps: int,
+    ) -> tuple[InnerState, jax.Array]:
+        """Train for ``num_steps``.
+
+        Args:
+          theta: Meta-parameters.
+          state: Where to go on from.
+          key: Decides the batches.
+          arrays: The train split.
+          num_steps: S, static.
+
+        Returns:
+          The state after the last step, and the minibatch losses before each update:
+          (S,), float32, nats, below the ceiling.
+        """
+        transform = self._transform(theta)
+
+        def step(state, key):
+            data_key, loss_key = jax.random.split(key)
+            batch = self.task.sample(arrays, data_key)
+            loss, grads = jax.value_and_grad(self.task.loss)(
+                state.params, loss_key, batch
+            )
+            updates, opt_state = transform.update(
+                grads, state.opt_state, state.params, value=loss
+            )
+            params = optax.apply_updates(state.params, updates)
+            loss = jnp.where(jnp.isfinite(loss), loss, self.loss_ceiling)
+            return InnerState(params, opt_state), jnp.minimum(loss, self.loss_ceiling)
+
+        return jax.lax.scan(step, state, jax.random.split(key, num_steps))
+
+    def num_params(self) -> int:
+        """Number of the task's parameters."""
+        shapes = jax.eval_shape(self.task.init, jax.random.key(0))
+        return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+    def _transform(self, theta):
+        return self.rule.transform(theta, mup=self.task.scalings())
+
+
+def is_finite(params: optax.Params) -> jax.Array:
+    """Whether every parameter is finite: shape=(), bool."""
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(p)) for p in jax.tree.leaves(params)]))
+
+

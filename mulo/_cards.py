@@ -1,0 +1,289 @@
+"""Cards: what a theta file says about itself, and the names of its tensors.
+
+A card is a JSON object. `build` writes it, `rule_of` turns it back into the
+architecture; `to_tensors` and `from_tensors` translate between theta and the tensor
+names of the public μLO checkpoint, whose weights are stored (out, in).
+"""
+
+import dataclasses
+import difflib
+import json
+import math
+import subprocess
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+DECAYS = ("momentum_decays", "rms_decays", "adafactor_decays")
+DECAY_PARAMETRIZATION = (
+    "offset: decay = 1 - exp(10 * (log(1 - initial) / 10 + offset)) "
+    "= 1 - (1 - initial) * exp(10 * offset)"
+)
+FACTORED_DIMS = "stable argsort"
+
+# What `build` fills in itself; a user's card may set the last two.
+RESERVED = (
+    "architecture",
+    "config",
+    "feature_version",
+    "base_width",
+    "decay_parametrization",
+    "factored_dims",
+    "sha256",
+    "previous",
+)
+
+# Offsets of the public μLO checkpoint. Its file holds the network alone; these are
+# constants of PyLO (Belilovsky-Lab/pylo, MuLO_naive), learned with that network.
+PUBLIC_MULO_DECAYS = {
+    "momentum_decays": (0.15216392, 0.14245212, 0.06812963),
+    "rms_decays": (0.01079706,),
+    "adafactor_decays": (0.18621896, -0.10864615, -0.06185547),
+}
+
+
+def architectures() -> dict[str, Any]:
+    """Known architectures by the name their cards use."""
+    from mulo._small_fc import SmallFC  # Imports mup; kept out of import time.
+
+    return {"SmallFC": SmallFC}
+
+
+def build(rule: Any, extra: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Make the card of a theta, without its checksum.
+
+    Args:
+      rule: The architecture, a frozen dataclass of one of `architectures`.
+      extra: Free-form additions: ``license``, ``meta_training``, data, hardware and
+        hours. Arrays become lists, non-finite numbers become strings.
+
+    Returns:
+      A dict that `json` can write.
+
+    Raises:
+      ValueError: If the architecture is unknown, or an addition has a reserved name
+        or no JSON form.
+    """
+    name = type(rule).__name__
+    _known_architecture(name)
+    card = {
+        "architecture": name,
+        "config": plain(dataclasses.asdict(rule), "config"),
+        "feature_version": rule.FEATURE_VERSION,
+        "base_width": plain(rule.base_width, "base_width"),
+        "decay_parametrization": DECAY_PARAMETRIZATION,
+        "factored_dims": FACTORED_DIMS,
+        "license": None,
+        "git_commit": _git_commit(),
+    }
+    for key, value in (extra or {}).items():
+        if key in RESERVED:
+            raise ValueError(
+                f"card[{key!r}] is written by mulo.save itself; use another key. "
+                f"Reserved: {', '.join(RESERVED)}."
+            )
+        card[key] = plain(value, key)
+    return card
+
+
+def rule_of(card: Mapping[str, Any], where: str) -> Any:
+    """Rebuild the architecture a card describes.
+
+    Args:
+      card: As `build` made it.
+      where: The card's file, for messages.
+
+    Returns:
+      The architecture's dataclass.
+
+    Raises:
+      ValueError: If a field is missing, unknown, or not what this version implements.
+    """
+    for key in ("architecture", "config", "feature_version", "factored_dims"):
+        if key not in card:
+            raise ValueError(f"{where} lacks {key!r}; mulo.save writes it.")
+    cls = _known_architecture(card["architecture"], where)
+    if card["feature_version"] != cls.FEATURE_VERSION:
+        raise ValueError(
+            f"{where}: feature_version {card['feature_version']!r} of "
+            f"{card['architecture']} is not known to this version of mulo, which has "
+            f"{cls.FEATURE_VERSION}. Install the version that wrote it."
+        )
+    for key, known in (
+        ("factored_dims", FACTORED_DIMS),
+        ("decay_parametrization", DECAY_PARAMETRIZATION),
+    ):
+        if card.get(key, known) != known:
+            raise ValueError(
+                f"{where}: {key} must be {known!r}, got {card[key]!r}. Install the "
+                "version of mulo that wrote it."
+            )
+    config = card["config"]
+    if not isinstance(config, Mapping):
+        raise ValueError(f"{where}: config must be an object, got {config!r}.")
+    fields = [field.name for field in dataclasses.fields(cls)]
+    for key in config:
+        if key not in fields:
+            raise ValueError(
+                f"{where}: {card['architecture']} has no setting {key!r}"
+                f"{nearest(key, fields)} It has: {', '.join(fields)}."
+            )
+    for key in fields:
+        if key not in config:
+            raise ValueError(f"{where}: config lacks {key!r}.")
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
+    if card.get("base_width", config["base_width"]) != config["base_width"]:
+        raise ValueError(
+            f"{where}: base_width is {card['base_width']!r} and config.base_width is "
+            f"{config['base_width']!r}; they must agree."
+        )
+    try:
+        return cls(**values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def to_tensors(theta: Any) -> dict[str, np.ndarray]:
+    """Name theta's arrays as the public μLO checkpoint does; weights are (out, in)."""
+    tensors = {
+        _layer(k, len(theta["nn"]) // 2) + suffix: np.ascontiguousarray(
+            np.asarray(theta["nn"][f"{letter}{k}"], np.float32).T
+        )
+        for k in range(len(theta["nn"]) // 2)
+        for letter, suffix in (("w", ".weight"), ("b", ".bias"))
+    }
+    return tensors | {name: np.asarray(theta[name], np.float32) for name in DECAYS}
+
+
+def from_tensors(
+    tensors: Mapping[str, np.ndarray], rule: Any, where: str
+) -> dict[str, Any]:
+    """Rebuild theta from named tensors.
+
+    Args:
+      tensors: As `to_tensors` makes them.
+      rule: The architecture, which says what must be there and in which shape.
+      where: The file, for messages.
+
+    Returns:
+      Theta as ``rule.init`` returns it, numpy float32.
+
+    Raises:
+      ValueError: If a tensor is missing, unknown, or of another shape or dtype, or
+        not finite; names it.
+    """
+    num_layers = rule.hidden_layers + 1
+    sizes = [rule.num_inputs, *[rule.hidden_size] * rule.hidden_layers, 2]
+    shapes: dict[str, tuple[int, ...]] = {}
+    for k in range(num_layers):
+        shapes[_layer(k, num_layers) + ".weight"] = (sizes[k + 1], sizes[k])
+        shapes[_layer(k, num_layers) + ".bias"] = (sizes[k + 1],)
+    for name in DECAYS:
+        shapes[name] = (len(getattr(rule, f"initial_{name}")),)
+    for name in tensors:
+        if name not in shapes:
+            raise ValueError(
+                f"{where} holds a tensor {name!r} that {rule} does not have"
+                f"{nearest(name, shapes)}"
+            )
+    for name, shape in shapes.items():
+        if name not in tensors:
+            raise ValueError(
+                f"{where} lacks tensor {name!r} of shape {shape}, which {rule} needs."
+            )
+        got = tensors[name]
+        if got.shape != shape:
+            raise ValueError(
+                f"{where}: tensor {name!r} must have shape {shape} for {rule}, got "
+                f"{got.shape}. The card does not belong to these weights."
+            )
+        if got.dtype != np.float32:
+            raise ValueError(
+                f"{where}: tensor {name!r} must be float32, got {got.dtype}."
+            )
+        if not np.isfinite(got).all():
+            raise ValueError(f"{where}: tensor {name!r} has NaN or infinite entries.")
+    network = {}
+    for k in range(num_layers):
+        network[f"w{k}"] = tensors[_layer(k, num_layers) + ".weight"].T
+        network[f"b{k}"] = tensors[_layer(k, num_layers) + ".bias"]
+    return {"nn": network} | {name: tensors[name] for name in DECAYS}
+
+
+def plain(value: Any, name: str) -> Any:
+    """Turn a value into what JSON can hold; ValueError names the one that cannot."""
+    if hasattr(value, "to_dict"):  # ml_collections.ConfigDict
+        value = value.to_dict()
+    if isinstance(value, Mapping):
+        return {str(k): plain(v, f"{name}.{k}") for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v, f"{name}[{k}]") for k, v in enumerate(value)]
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):  # numpy and jax scalars and arrays
+        return plain(value.tolist(), name)
+    raise ValueError(
+        f"card[{name!r}] must have a JSON form, got {type(value).__name__}: {value!r}."
+    )
+
+
+def parse(text: bytes, where: str) -> dict[str, Any]:
+    """Read a JSON object; ValueError names the file."""
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{where} is not valid JSON: {error}.") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{where} must hold a JSON object, got {value!r}.")
+    return value
+
+
+def dump(card: Mapping[str, Any]) -> bytes:
+    """Write a card as indented JSON that ends in a newline."""
+    return (json.dumps(card, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` or, when nothing is close, a full stop."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else "."
+
+
+def _layer(k: int, num_layers: int) -> str:
+    if k == 0:
+        return "network.input"
+    return "network.output" if k == num_layers - 1 else f"network.linear_{k - 1}"
+
+
+def _known_architecture(name: str, where: str = "mulo.save") -> Any:
+    known = architectures()
+    if name not in known:
+        raise ValueError(
+            f"{where}: unknown architecture {name!r}{nearest(str(name), known)} "
+            f"Known: {', '.join(known)}."
+        )
+    return known[name]
+
+
+def _git_commit() -> str | None:
+    # Only of mulo's own checkout: a wheel inside somebody's repository has none.
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -1,0 +1,161 @@
+"""Adam and AdamW under μP: optax's own, with one multiplier per leaf.
+
+Hidden weights step by base_width/fan_in of the learning rate, everything else by the
+learning rate (Tensor Programs V, arXiv 2203.03466, table 8, with the readout's 1/fan_in
+in the forward pass). Where the multiplier is 1 the updates are bitwise optax's.
+"""
+
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mulo import mup as mup_lib
+
+WeightDecayRule = Literal["independent", "coupled"]
+
+
+def scale_by_mup(
+    mup: Any, *, base_width: jax.typing.ArrayLike = 1.0
+) -> optax.GradientTransformationExtraArgs:
+    """Multiply every leaf's update by its Adam-like μP multiplier.
+
+    Args:
+      mup: Tree of :class:`mulo.mup.Scaling` for the parameters, or None for the
+        standard parametrization: updates pass unchanged.
+      base_width: Fan-in at which a hidden weight's multiplier is 1. May be traced, as
+        it is inside ``optax.inject_hyperparams``.
+
+    Returns:
+      A stateless transformation that keeps shape and dtype and MaskedNode leaves.
+
+    Raises:
+      ValueError: If base_width is not positive; at init and update, if ``mup`` and the
+        parameters do not have the same leaves (names the leaf).
+    """
+    if mup is None:
+        return optax.with_extra_args_support(optax.identity())
+    if isinstance(base_width, int | float):
+        multipliers = mup_lib.update_multipliers(
+            mup, optimizer="adam", base_width=base_width
+        )
+    else:
+        unit = mup_lib.update_multipliers(mup, optimizer="adam", base_width=1.0)
+        multipliers = jax.tree.map(
+            lambda s, m: m * base_width if _grows_inside(s) else m, mup, unit
+        )
+
+    def init_fn(params):
+        mup_lib.align(multipliers, params, scalings=mup)
+        return optax.EmptyState()
+
+    def update_fn(updates, state, params=None, **extra_args):
+        del params, extra_args
+        aligned = mup_lib.align(multipliers, updates, scalings=mup)
+        updates = jax.tree.map(
+            lambda u, m: (u * m).astype(jnp.result_type(u)), updates, aligned
+        )
+        return updates, state
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def mu_adam(
+    learning_rate: optax.ScalarOrSchedule,
+    *,
+    mup: Any,
+    base_width: jax.typing.ArrayLike,
+    b1: jax.typing.ArrayLike = 0.9,
+    b2: jax.typing.ArrayLike = 0.999,
+    eps: jax.typing.ArrayLike = 1e-8,
+) -> optax.GradientTransformationExtraArgs:
+    """Adam with μP multipliers (μAdam of the μLO paper).
+
+    Args:
+      learning_rate: Parameter units per step at ``base_width``; float or schedule.
+      mup: Tree of :class:`mulo.mup.Scaling` from ``mulo.mup.infer``. None means the
+        standard parametrization, i.e. ``optax.adam``; then base_width is not used.
+      base_width: Fan-in at which a hidden weight steps by the whole learning rate.
+      b1: Decay of the first moment per step.
+      b2: Decay of the second moment per step.
+      eps: Added to the root of the second moment, gradient units.
+
+    Returns:
+      A transformation that takes ``value=`` and ignores unknown keyword arguments.
+
+    Raises:
+      ValueError: As :func:`scale_by_mup`.
+
+    References:
+      Therien et al., `μLO <https://arxiv.org/abs/2406.00153>`_, 2024.
+    """
+    chain = optax.chain(
+        optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
+        scale_by_mup(mup, base_width=base_width),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+    return optax.with_extra_args_support(chain)
+
+
+def mu_adamw(
+    learning_rate: optax.ScalarOrSchedule,
+    *,
+    mup: Any,
+    base_width: jax.typing.ArrayLike,
+    weight_decay: jax.Array | float = 1e-4,
+    weight_decay_rule: WeightDecayRule = "independent",
+    mask: Any = None,
+    b1: jax.typing.ArrayLike = 0.9,
+    b2: jax.typing.ArrayLike = 0.999,
+    eps: jax.typing.ArrayLike = 1e-8,
+) -> optax.GradientTransformationExtraArgs:
+    """AdamW with μP multipliers and a stated weight-decay rule.
+
+    Args:
+      learning_rate: As in :func:`mu_adam`.
+      mup: As in :func:`mu_adam`; None is ``optax.adamw``.
+      base_width: As in :func:`mu_adam`.
+      weight_decay: Fraction of a parameter removed per step and learning rate.
+      weight_decay_rule: ``"independent"``: every leaf loses ``learning_rate *
+        weight_decay`` of itself per step, at any width. ``"coupled"``: that times the
+        leaf's multiplier, as if AdamW ran with the leaf's own learning rate; the decay
+        of hidden weights then fades with width.
+      mask: Which leaves decay, as in ``optax.adamw``: a tree of bools or a function of
+        the parameters.
+      b1: As in :func:`mu_adam`.
+      b2: As in :func:`mu_adam`.
+      eps: As in :func:`mu_adam`.
+
+    Returns:
+      A transformation that takes ``value=`` and ignores unknown keyword arguments.
+
+    Raises:
+      ValueError: If the rule is unknown, and as :func:`scale_by_mup`.
+    """
+    check_weight_decay_rule(weight_decay_rule)
+    steps = [
+        scale_by_mup(mup, base_width=base_width),
+        optax.add_decayed_weights(weight_decay, mask),
+    ]
+    if weight_decay_rule == "coupled":
+        steps.reverse()
+    chain = optax.chain(
+        optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
+        *steps,
+        optax.scale_by_learning_rate(learning_rate),
+    )
+    return optax.with_extra_args_support(chain)
+
+
+def check_weight_decay_rule(rule: str) -> None:
+    """Raise ValueError unless ``rule`` is a known weight-decay rule."""
+    known = get_args(WeightDecayRule)
+    if rule not in known:
+        raise ValueError(
+            f"weight_decay_rule must be one of {', '.join(known)}; got {rule!r}."
+        )
+
+
+def _grows_inside(scaling: mup_lib.Scaling) -> bool:
+    return scaling.role == "hidden" and not scaling.finite

@@ -1,0 +1,112 @@
+"""A loaded theta, and the optax transformation it makes."""
+
+import dataclasses
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import optax
+
+from mulo import mup as mup_lib
+from mulo._mu_adam import WeightDecayRule, check_weight_decay_rule
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pretrained:
+    """A theta that was loaded, with the architecture it belongs to.
+
+    Attributes:
+      rule: The architecture, such as :class:`mulo.SmallFC`.
+      theta: Meta-parameters, a pytree of float32 ``jax.Array``.
+      card: What the file says about itself.
+    """
+
+    rule: Any
+    theta: Any
+    card: Mapping[str, Any]
+
+    def transform(
+        self,
+        *,
+        mup: Any = None,
+        learning_rate: optax.ScalarOrSchedule = 1.0,
+        weight_decay: jax.typing.ArrayLike = 0.0,
+        weight_decay_rule: WeightDecayRule = "independent",
+        num_steps: int | None = None,
+    ) -> optax.GradientTransformationExtraArgs:
+        """Make the optimizer.
+
+        Args:
+          mup: Tree of :class:`mulo.mup.Scaling` for the parameters; None for the
+            standard parametrization.
+          learning_rate: Factor on the whole step; 1 is what was meta-trained. Float
+            or schedule.
+          weight_decay: Fraction of a parameter removed per step and learning rate,
+            beside the learned update (decoupled).
+          weight_decay_rule: ``"independent"``: the same fraction for every leaf, at
+            any width. ``"coupled"``: times the leaf's μP multiplier.
+          num_steps: Length of the run, for architectures that need it; SmallFC does
+            not.
+
+        Returns:
+          A transformation whose updates are added to the parameters.
+
+        Raises:
+          ValueError: If the rule of weight decay is unknown.
+        """
+        check_weight_decay_rule(weight_decay_rule)
+        horizon = {} if num_steps is None else self._horizon(num_steps)
+        multipliers = None
+        if weight_decay_rule == "coupled" and mup is not None:
+            multipliers = mup_lib.update_multipliers(
+                mup, optimizer="adam", base_width=self.rule.base_width
+            )
+        return optax.chain(
+            self.rule.transform(self.theta, mup=mup, **horizon),
+            _remove_weights(weight_decay, multipliers),
+            _scale(learning_rate),
+        )
+
+    def _horizon(self, num_steps: int) -> dict[str, int]:
+        takes = inspect.signature(self.rule.transform).parameters
+        return {"num_steps": num_steps} if "num_steps" in takes else {}
+
+
+def _remove_weights(
+    weight_decay: jax.typing.ArrayLike, multipliers: Any
+) -> optax.GradientTransformation:
+    def update_fn(updates, state, params=None):
+        if isinstance(weight_decay, int | float) and weight_decay == 0:
+            return updates, state
+        if params is None:
+            raise ValueError(
+                "Weight decay needs params in update(grads, state, params)."
+            )
+        if multipliers is None:
+            factors = jax.tree.map(lambda u: 1.0, updates)
+        else:
+            factors = mup_lib.align(multipliers, updates)
+        updates = jax.tree.map(
+            lambda u, p, m: (u - (weight_decay * m) * p).astype(u.dtype),
+            updates,
+            params,
+            factors,
+        )
+        return updates, state
+
+    return optax.GradientTransformation(optax.init_empty_state, update_fn)
+
+
+def _scale(learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
+    # Learned updates are steps already: they are added, so the sign stays.
+    if callable(learning_rate):
+        return optax.scale_by_schedule(learning_rate)
+
+    def update_fn(updates, state, params=None):
+        del params
+        return jax.tree.map(
+            lambda u: (u * learning_rate).astype(u.dtype), updates
+        ), state
+
+    return optax.GradientTransformation(optax.init_empty_state, update_fn)

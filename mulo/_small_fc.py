@@ -1,0 +1,265 @@
+"""SmallFC: a per-parameter MLP on Adafactor features (small_fc_lopt, μLO).
+
+For every parameter, 28 features (gradient, parameter, momenta, second moments and
+their normalizations) are divided by their root mean square over the tensor; with 11
+embeddings of the step count they enter a ReLU MLP shared by all parameters, whose
+two outputs (direction d, magnitude m) make the update
+``-step_mult * d * exp(exp_mult * m)``. Under μP the update of a hidden weight matrix
+is multiplied by ``base_width / fan_in``; that, and nothing else, turns small_fc_lopt
+into μLO.
+
+References:
+  Metz et al., `Practical tradeoffs between memory, compute, and performance in
+  learned optimizers <https://arxiv.org/abs/2203.11860>`_, 2022.
+  Thérien et al., `μLO: Compute-Efficient Meta-Generalization of Learned Optimizers
+  <https://arxiv.org/abs/2406.00153>`_, 2024, Appendix A.1, Tables 2-4.
+"""
+
+import dataclasses
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mulo import _small_fc_leaf as leaf_lib
+from mulo import mup as mup_lib
+
+Theta = Any  # {"nn": {"w0", "b0", …}, "momentum_decays", …}, float32 arrays.
+
+
+class SmallFCState(NamedTuple):
+    """State of :meth:`SmallFC.transform`."""
+
+    count: jax.typing.ArrayLike  # shape=(), int32. Updates applied so far.
+    leaves: Any  # As params: a `LeafState` of float32 accumulators per leaf.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SmallFC:
+    """Architecture of the per-parameter MLP optimizer.
+
+    Attributes:
+      hidden_size: Units of each hidden layer; 32 in μLO, 4 in small_fc_lopt.
+      hidden_layers: Hidden layers, input layer included.
+      step_mult: Scale of the update (λ1); 0.01 in μLO, 0.001 in small_fc_lopt.
+      exp_mult: Scale of the magnitude inside the exponential (λ2).
+      base_width: fan_in at which a hidden matrix gets the plain update under μP.
+        1, as published, means update × 1/fan_in.
+      initial_momentum_decays: Momentum decay rates at theta's zero offset.
+      initial_rms_decays: Second-moment decay rates at zero offset.
+      initial_adafactor_decays: Factored second-moment decay rates at zero offset;
+        as many as momenta.
+    """
+
+    hidden_size: int = 32
+    hidden_layers: int = 2
+    step_mult: float = 0.001
+    exp_mult: float = 0.001
+    base_width: float = 1.0
+    initial_momentum_decays: tuple[float, ...] = (0.9, 0.99, 0.999)
+    initial_rms_decays: tuple[float, ...] = (0.999,)
+    initial_adafactor_decays: tuple[float, ...] = (0.9, 0.99, 0.999)
+
+    FEATURE_VERSION: ClassVar[int] = 1  # Changes when a theta would act differently.
+
+    def __post_init__(self):
+        """Check every field."""
+        for name in ("hidden_size", "hidden_layers"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be an integer >= 1, got {value!r}.")
+        for name in ("step_mult", "base_width"):
+            value = getattr(self, name)
+            if not 0.0 < value < float("inf"):
+                raise ValueError(f"{name} must be finite and > 0, got {value!r}.")
+        for name in (
+            "initial_momentum_decays",
+            "initial_rms_decays",
+            "initial_adafactor_decays",
+        ):
+            decays = tuple(float(d) for d in getattr(self, name))
+            object.__setattr__(self, name, decays)  # Lists from JSON become tuples.
+            if not decays or not all(0.0 <= d < 1.0 for d in decays):
+                raise ValueError(f"{name} must lie in [0, 1), got {decays}.")
+        if len(self.initial_adafactor_decays) != len(self.initial_momentum_decays):
+            raise ValueError(
+                "initial_adafactor_decays must be as many as "
+                "initial_momentum_decays (each momentum is normalized by one of "
+                f"them), got {len(self.initial_adafactor_decays)} and "
+                f"{len(self.initial_momentum_decays)}."
+            )
+
+    @property
+    def num_inputs(self) -> int:
+        """Inputs of the MLP: 28 normalized features and 11 of time by default."""
+        momenta = len(self.initial_momentum_decays)
+        rms = len(self.initial_rms_decays)
+        features = 2 + momenta * (1 + rms) + 2 * rms + 6 * momenta
+        return features + len(leaf_lib.TIMESCALES)
+
+    def init(self, key: jax.Array) -> Theta:
+        """Draw meta-parameters.
+
+        Args:
+          key: PRNG key.
+
+        Returns:
+          Float32 arrays: ``nn`` with ``w0`` (num_inputs, hidden_size), ``b0``
+          (hidden_size,), … up to the output layer of 2 units, weights truncated
+          normal with standard deviation 1/sqrt(inputs), biases zero; and
+          ``momentum_decays``, ``rms_decays``, ``adafactor_decays``: zero offsets
+          from the initial decays, in the parametrization of `decay_rates`.
+        """
+        sizes = [self.num_inputs, *[self.hidden_size] * self.hidden_layers, 2]
+        network = {}
+        for i, layer_key in enumerate(jax.random.split(key, len(sizes) - 1)):
+            shape = (sizes[i], sizes[i + 1])
+            # Two standard deviations are kept, and not corrected for, as published.
+            weights = jax.random.truncated_normal(layer_key, -2.0, 2.0, shape)
+            network[f"w{i}"] = weights * sizes[i] ** -0.5
+            network[f"b{i}"] = jnp.zeros(shape[1:])
+        return {
+            "nn": network,
+            "momentum_decays": jnp.zeros(len(self.initial_momentum_decays)),
+            "rms_decays": jnp.zeros(len(self.initial_rms_decays)),
+            "adafactor_decays": jnp.zeros(len(self.initial_adafactor_decays)),
+        }
+
+    def decay_rates(self, theta: Theta) -> leaf_lib.Decays:
+        """Effective decay rates, ``1 - (1 - initial) * exp(10 * offset)``.
+
+        Rates of second moments are clipped to [0, 1]; those of momenta are not
+        (as in learned_optimization).
+        """
+
+        def effective(initial, offset):
+            return 1.0 - (1.0 - jnp.asarray(initial)) * jnp.exp(10.0 * offset)
+
+        return leaf_lib.Decays(
+            momentum=effective(self.initial_momentum_decays, theta["momentum_decays"]),
+            rms=jnp.clip(
+                effective(self.initial_rms_decays, theta["rms_decays"]), 0.0, 1.0
+            ),
+            adafactor=jnp.clip(
+                effective(self.initial_adafactor_decays, theta["adafactor_decays"]),
+                0.0,
+                1.0,
+            ),
+        )
+
+    def check_theta(self, theta: Theta) -> None:
+        """Raise ValueError, naming the leaf, unless theta fits this architecture."""
+        expected = jax.eval_shape(self.init, jax.random.key(0))
+        want = {
+            jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
+            for path, leaf in jax.tree_util.tree_leaves_with_path(expected)
+        }
+        have = {
+            jax.tree_util.keystr(path, simple=True, separator="/"): jnp.shape(leaf)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(theta)
+        }
+        for name in sorted(want.keys() | have.keys()):
+            if name not in have:
+                raise ValueError(f"theta lacks leaf {name!r}, {self} needs it.")
+            if name not in want:
+                raise ValueError(f"theta has leaf {name!r}, unknown to {self}.")
+            if want[name] != have[name]:
+                raise ValueError(
+                    f"theta leaf {name!r} must have shape {want[name]} for {self}, "
+                    f"got {have[name]}."
+                )
+
+    def transform(
+        self, theta: Theta, *, mup: Any | None = None
+    ) -> optax.GradientTransformationExtraArgs:
+        """Make the optimizer described by theta.
+
+        Args:
+          theta: Meta-parameters as `init` returns them; may be traced.
+          mup: Tree like the parameters with a :class:`mulo.mup.Scaling` per leaf
+            (see :func:`mulo.mup.infer`): hidden matrices get their update ×
+            ``base_width / fan_in``. None, the standard parametrization, changes
+            nothing.
+
+        Returns:
+          A transformation whose updates are to be added to the parameters, as
+          everywhere in optax, and keep their shapes and dtypes; statistics are
+          float32. ``update`` needs ``params`` and ignores other keyword arguments
+          (``value=`` and the like).
+
+        Raises:
+          ValueError: If theta does not fit the architecture.
+        """
+        self.check_theta(theta)
+        if mup is not None:
+            multipliers = mup_lib.update_multipliers(
+                mup, optimizer="adam", base_width=self.base_width
+            )
+
+        def scale_tree(tree):
+            if mup is None:
+                return jax.tree.map(lambda _: 1.0, tree, is_leaf=_is_masked)
+            return mup_lib.align(multipliers, tree, scalings=mup)
+
+        decays = self.decay_rates(theta)
+
+        def init_fn(params):
+            num_momenta = len(self.initial_momentum_decays)
+            return SmallFCState(
+                count=jnp.zeros((), jnp.int32),
+                leaves=jax.tree.map(
+                    lambda p: leaf_lib.init(p, num_momenta), params
+                ),
+            )
+
+        def update_fn(updates, state, params=None, **extra_args):
+            del extra_args
+            if params is None:
+                raise ValueError(
+                    "SmallFC reads the parameters: call tx.update(grads, state, params)"
+                    ", got params=None."
+                )
+            network = leaf_lib.fold_time(theta["nn"], state.count)
+            grads, treedef = jax.tree.flatten(updates, is_leaf=_is_masked)
+            values = treedef.flatten_up_to(params)
+            states = treedef.flatten_up_to(state.leaves)
+            directions, new_states = list(grads), list(states)
+            vectors = []
+            for i, grad in enumerate(grads):
+                if _is_masked(grad):
+                    continue
+                if jnp.ndim(grad) < 2:
+                    vectors.append(i)
+                else:
+                    directions[i], new_states[i] = leaf_lib.update_factored(
+                        network, decays, self.exp_mult, grad, values[i], states[i]
+                    )
+            outs = leaf_lib.update_vectors(
+                network,
+                decays,
+                self.exp_mult,
+                *([xs[i] for i in vectors] for xs in (grads, values, states)),
+            )
+            for i, direction, new in zip(vectors, *outs, strict=True):
+                directions[i], new_states[i] = direction, new
+
+            scales = treedef.flatten_up_to(scale_tree(updates))
+            steps = [
+                grad
+                if _is_masked(grad)
+                else (-self.step_mult * scale * direction).astype(grad.dtype)
+                for grad, scale, direction in zip(
+                    grads, scales, directions, strict=True
+                )
+            ]
+            return treedef.unflatten(steps), SmallFCState(
+                count=optax.safe_increment(state.count),
+                leaves=treedef.unflatten(new_states),
+            )
+
+        return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _is_masked(x) -> bool:
+    return isinstance(x, optax.MaskedNode)

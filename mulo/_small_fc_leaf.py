@@ -1,0 +1,414 @@
+"""SmallFC's arithmetic: accumulators, features and network of parameter arrays.
+
+The published network sees 39 inputs per parameter. Three exact rewritings make it
+cheap; the feature-last original is kept as the oracle of the tests:
+
+* the 11 time embeddings are the same for every parameter: they go into the bias;
+* each feature's normalizer is one number per tensor: it goes into the weights;
+* the 12 row and column features of a factored array vary along one axis only: their
+  share of the first layer is computed per row and per column, and added.
+
+What is left, 16 features, is laid out feature-major and sent through the network in
+blocks of rows that stay in cache. Scalars and vectors have nothing to factor; they are
+small, and all of them go through the network as one long vector.
+
+Axis names: F features, M momenta (as many factored moments), K product of the
+unfactored axes, A and B the two factored axes in the array's own order, N entries of
+the long vector, L arrays in it, H hidden units.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+TIMESCALES = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000)  # Steps.
+
+# Parameters sent through the network at once on CPUs, where two hidden layers of a
+# block should fit the second-level cache. Accelerators take the whole array.
+_CPU_BLOCK_SIZE = 4096
+
+_MAX_VECTORS = 32  # Arrays in one long vector: normalizing it takes N * L products.
+
+
+class Decays(NamedTuple):
+    """Decay rates per step."""
+
+    momentum: jax.Array  # (M,)
+    rms: jax.Array  # (1,)
+    adafactor: jax.Array  # (M,)
+
+
+class LeafState(NamedTuple):
+    """Accumulators of one array, float32."""
+
+    momentum: jax.Array  # (M, *shape). Moving averages of the gradient.
+    rms: jax.Array  # As the array. Moving average of the squared gradient.
+    # Moving averages of the squared gradient over axis B and A of a factored array:
+    # (M, K, A) and (M, K, B). Otherwise both hold the elementwise average (M, size).
+    along_a: jax.Array
+    along_b: jax.Array
+
+
+class Network(NamedTuple):
+    """The MLP at one step, its time features folded into the first bias."""
+
+    features: jax.Array  # (28, H). First-layer weights of the normalized features.
+    bias: jax.Array  # (H,). First-layer bias plus the share of the time features.
+    layers: tuple[tuple[jax.Array, jax.Array], ...]  # Remaining (weights, bias).
+
+
+def fold_time(theta_nn: dict[str, jax.Array], count: jax.Array) -> Network:
+    """Fold ``tanh(count / timescale - 1)`` into the first layer's bias."""
+    time = jnp.tanh(count.astype(jnp.float32) / np.float32(TIMESCALES) - 1.0)
+    split = theta_nn["w0"].shape[0] - len(TIMESCALES)
+    layers = range(1, len(theta_nn) // 2)
+    return Network(
+        features=theta_nn["w0"][:split],
+        bias=theta_nn["b0"] + time @ theta_nn["w0"][split:],
+        layers=tuple((theta_nn[f"w{i}"], theta_nn[f"b{i}"]) for i in layers),
+    )
+
+
+class Factoring(NamedTuple):
+    """How an array is seen as (K, A, B) with factored axes A and B."""
+
+    shape: tuple[int, int, int]  # (K, A, B).
+    order: tuple[int, ...]  # Transposition that brings the factored axes last.
+    rows_along_a: bool  # Whether "row" statistics (averaged over d0) live on A.
+
+    @classmethod
+    def of(cls, shape: tuple[int, ...]) -> "Factoring | None":
+        """Roles of the axes: ``d1, d0 = argsort(shape)[-2:]``, the sort stable."""
+        if len(shape) < 2:
+            return None
+        d1, d0 = (int(d) for d in np.argsort(shape, kind="stable")[-2:])
+        a, b = sorted((d1, d0))
+        rest = tuple(i for i in range(len(shape)) if i not in (a, b))
+        k = math.prod(shape[i] for i in rest)
+        return cls((k, shape[a], shape[b]), (*rest, a, b), d1 == a)
+
+    def split(self, x: jax.Array) -> jax.Array:
+        """(*lead, *shape) → (*lead, K, A, B)."""
+        lead = x.ndim - len(self.order)
+        order = (*range(lead), *(lead + i for i in self.order))
+        return x.transpose(order).reshape(*x.shape[:lead], *self.shape)
+
+    def merge(self, x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        """(*lead, K, A, B) → (*lead, *shape)."""
+        lead = x.ndim - 3
+        x = x.reshape(*x.shape[:lead], *(shape[i] for i in self.order))
+        back = np.argsort(self.order)
+        return x.transpose(*range(lead), *(lead + int(i) for i in back))
+
+
+def init(param: jax.typing.ArrayLike, num_momenta: int) -> LeafState:
+    """Zero accumulators for one array of any shape and floating dtype."""
+    shape = jnp.shape(param)
+    factoring = Factoring.of(shape)
+    if factoring is None:
+        along_a = along_b = (num_momenta, math.prod(shape))
+    else:
+        k, a, b = factoring.shape
+        along_a, along_b = (num_momenta, k, a), (num_momenta, k, b)
+    return LeafState(
+        momentum=jnp.zeros((num_momenta, *shape)),
+        rms=jnp.zeros(shape),
+        along_a=jnp.zeros(along_a),
+        along_b=jnp.zeros(along_b),
+    )
+
+
+def _expand(x, ndim):
+    return x.reshape(*x.shape, *(1,) * (ndim - x.ndim))
+
+
+def _ema(decay, old, new):
+    return decay * old + (1.0 - decay) * new
+
+
+def update_factored(network, decays, exp_mult, grad, param, state):
+    """One step on one array of two or more axes.
+
+    Args:
+      network: As :func:`fold_time` returns it.
+      decays: Effective decay rates.
+      exp_mult: Scale of the magnitude output inside the exponential.
+      grad: Gradient, floating.
+      param: Parameters, as grad.
+      state: Accumulators.
+
+    Returns:
+      ``d * exp(exp_mult * m)`` of shape ``grad.shape``, float32, and the new state.
+    """
+    factoring = Factoring.of(jnp.shape(grad))
+    assert factoring is not None
+    grad, param, momentum, rms = _moments(decays, grad, param, state)
+    g, p, m, v = (factoring.split(x) for x in (grad, param, momentum, rms))
+
+    # Adafactor statistics, (M, K, A) and (M, K, B).
+    decay = _expand(decays.adafactor, 3)
+    square = jnp.square(g) + 1e-30
+    along_a = _ema(decay, state.along_a, jnp.mean(square, axis=2)[None])
+    along_b = _ema(decay, state.along_b, jnp.mean(square, axis=1)[None])
+    row, col = (along_a, along_b) if factoring.rows_along_a else (along_b, along_a)
+    factors = (
+        _safe_rsqrt(row / (jnp.mean(row, axis=2, keepdims=True) + 1e-9)),
+        _safe_rsqrt(col),
+    )
+    # Share of the row and column features in the first layer, (K, A, H), (K, B, H).
+    row_rows, col_rows, inv_row_rows, inv_col_rows = _vector_rows(momentum.shape[0])
+    shares = (
+        _share(network, row, row_rows, inv_row_rows),
+        _share(network, col, col_rows, inv_col_rows),
+    )
+    order = slice(None, None, 1 if factoring.rows_along_a else -1)
+    factor_a, factor_b = factors[order]
+    share_a, share_b = shares[order]
+    share_a = share_a + network.bias.reshape(1, 1, -1)
+
+    # First pass over the array: what each feature is divided by.
+    scale = factor_a[:, :, :, None] * factor_b[:, :, None, :]
+    mean_square = jnp.stack(
+        [jnp.mean(jnp.square(x)) for x in _planes(g, p, m, v, scale, scale)]
+    )
+    weights = network.features[np.asarray(_plane_rows(momentum.shape[0]))]
+    weights = weights * _inverse_rms(mean_square)[:, None]
+
+    # Second pass: the network.
+    def run(g, p, m, v, factor_a, share_a, factor_b, share_b):
+        """(…, A, B) arrays, any number of rows A; shares (…, A, H), (…, B, H)."""
+        scale = factor_a[..., :, None] * factor_b[..., None, :]
+        features = jnp.stack(_planes(g, p, m, v, scale, scale))
+        hidden = _first_layer(features, weights)
+        hidden = hidden + (share_a[..., :, None, :] + share_b[..., None, :, :])
+        return _later_layers(hidden, network.layers, exp_mult)
+
+    out = _in_blocks(run, factoring.shape, (g, p, m, v, factor_a, share_a),
+                     (factor_b, share_b))
+    return factoring.merge(out, jnp.shape(grad)), LeafState(
+        momentum, rms, along_a, along_b
+    )
+
+
+def update_vectors(network, decays, exp_mult, grads, params, states):
+    """One step on scalars and vectors, as :func:`update_factored` on each.
+
+    Args:
+      network: As :func:`fold_time` returns it.
+      decays: Effective decay rates.
+      exp_mult: Scale of the magnitude output inside the exponential.
+      grads: Gradients, a list of L floating arrays of at most one axis.
+      params: Parameters, as grads.
+      states: Accumulators, one per array.
+
+    Returns:
+      Lists of ``d * exp(exp_mult * m)``, float32, and of new states.
+    """
+    outs, new_states = [], []
+    for i in range(0, len(grads), _MAX_VECTORS):
+        chunk = slice(i, i + _MAX_VECTORS)
+        out, new = _update_long_vector(
+            network, decays, exp_mult, grads[chunk], params[chunk], states[chunk]
+        )
+        outs += out
+        new_states += new
+    return outs, new_states
+
+
+def _update_long_vector(network, decays, exp_mult, grads, params, states):
+    sizes = [math.prod(jnp.shape(grad)) for grad in grads]
+    ends = np.cumsum(sizes)[:-1].tolist()
+
+    def join(arrays):
+        """Arrays (*lead, *shape) → (*lead, N)."""
+        return jnp.concatenate(
+            [
+                x.reshape(*x.shape[: x.ndim - jnp.ndim(grad)], -1)
+                for x, grad in zip(arrays, grads, strict=True)
+            ],
+            axis=-1,
+        )
+
+    joined = LeafState(
+        join([s.momentum for s in states]),
+        join([s.rms for s in states]),
+        *(jnp.concatenate([s.along_a for s in states], axis=-1),) * 2,
+    )
+    g, p, m, v = _moments(decays, join(grads), join(params), joined)
+    second = _ema(
+        _expand(decays.adafactor, 2), joined.along_a, jnp.square(g)[None] + 1e-30
+    )
+    features = jnp.stack(
+        [
+            *_planes(g, p, m, v, _safe_rsqrt(second + 1e-9), (second + 1e-6) ** -0.5),
+            *second,
+            *jax.lax.rsqrt(second + 1e-8),
+        ]
+    )
+    # Sums over each array as products with (N, L) indicators: one program for all.
+    member = np.repeat(np.eye(len(sizes), dtype=np.float32), sizes, axis=0)
+    exact = jax.lax.Precision.HIGHEST
+    mean_square = jnp.matmul(
+        jnp.square(features), member / np.float32(sizes)[None], precision=exact
+    )
+    features *= jnp.matmul(_inverse_rms(mean_square), member.T, precision=exact)
+    # Row and column features coincide here: their weights add up.
+    row, col, inv_row, inv_col = (
+        network.features[rows] for rows in _vector_rows(m.shape[0])
+    )
+    weights = network.features[np.asarray(_plane_rows(m.shape[0]))]
+    weights = jnp.concatenate([weights, row + col, inv_row + inv_col])
+    hidden = _first_layer(features, weights) + network.bias[None]
+    out = _later_layers(hidden, network.layers, exp_mult)
+
+    def split(x):
+        """(*lead, N) → arrays (*lead, *shape)."""
+        return [
+            part.reshape(*part.shape[:-1], *jnp.shape(grad))
+            for part, grad in zip(jnp.split(x, ends, axis=-1), grads, strict=True)
+        ]
+
+    flat_second = jnp.split(second, ends, axis=-1)
+    new_states = [
+        LeafState(*leaves)
+        for leaves in zip(split(m), split(v), flat_second, flat_second, strict=True)
+    ]
+    return split(out), new_states
+
+
+def _moments(decays, grad, param, state):
+    """Gradient and parameters in float32, momenta (M, …) and second moment, new."""
+    grad = jnp.asarray(grad, jnp.float32)
+    momentum = _ema(
+        _expand(decays.momentum, grad.ndim + 1), state.momentum, grad[None]
+    )
+    rms = _ema(decays.rms.reshape((1,) * grad.ndim), state.rms, jnp.square(grad))
+    return grad, jnp.asarray(param, jnp.float32), momentum, rms
+
+
+def _planes(grad, param, momentum, rms, grad_scale, momentum_scale):
+    """Features that vary along both axes: 4 + 4 M arrays (…).
+
+    Args:
+      grad: Gradient, (…).
+      param: Parameters, (…).
+      momentum: (M, …).
+      rms: (…).
+      grad_scale: Adafactor's factor of the gradient, (M, …).
+      momentum_scale: The same for the momenta, (M, …).
+    """
+    scale = jax.lax.rsqrt(rms + 1e-6)
+    return [
+        grad,
+        param,
+        *momentum,
+        rms,
+        *(m * scale for m in momentum),
+        scale,
+        *(grad * s for s in grad_scale),
+        *(m * s for m, s in zip(momentum, momentum_scale, strict=True)),
+    ]
+
+
+def _plane_rows(num_momenta):
+    """Rows of the first layer's weights that belong to `_planes`, in its order."""
+    m = num_momenta
+    dense = 4 + 3 * m  # Up to the Adafactor-normalized gradients.
+    return [*range(dense), *range(dense + 4 * m, dense + 5 * m)]
+
+
+def _vector_rows(num_momenta):
+    """Rows of row, column, 1/sqrt(row) and 1/sqrt(column) features, M each."""
+    m = num_momenta
+    start = 4 + 3 * m
+    return [slice(start + i * m, start + (i + 1) * m) for i in range(4)]
+
+
+def _share(network, stats, raw_rows, inv_rows):
+    """First-layer share of row or column statistics (M, K, X): (K, X, H)."""
+    features = jnp.concatenate([stats, jax.lax.rsqrt(stats + 1e-8)])
+    scale = _inverse_rms(jnp.mean(jnp.square(features), axis=(1, 2)))
+    weights = jnp.concatenate([network.features[raw_rows], network.features[inv_rows]])
+    return jnp.einsum("fkx,fh->kxh", features, weights * scale[:, None])
+
+
+def _first_layer(features, weights):
+    """(F, …), (F, H) → (…, H)."""
+    return jax.lax.dot_general(features, weights, (((0,), (0,)), ((), ())))
+
+
+def _later_layers(hidden, layers, exp_mult):
+    """Pre-activations of the first layer (…, H) → d * exp(exp_mult * m), (…)."""
+    for weights, bias in layers:
+        bias = bias.reshape((1,) * (hidden.ndim - 1) + bias.shape)
+        hidden = jnp.maximum(hidden, 0.0) @ weights + bias
+    return hidden[..., 0] * jnp.exp(exp_mult * hidden[..., 1])
+
+
+def _in_blocks(run, shape, by_row, by_column):
+    """Call ``run(*by_row, *by_column)`` on a few rows at a time where that is faster.
+
+    Args:
+      run: Maps arrays with axes (…, A, B) to (…, A, B), row by row.
+      shape: (K, A, B).
+      by_row: g, p (K, A, B), m (M, K, A, B), v, factor (M, K, A), share (K, A, H).
+      by_column: factor (M, K, B) and share (K, B, H): the same for every row.
+
+    Returns:
+      (K, A, B).
+    """
+    k, a, b = shape
+    rows = max(1, _CPU_BLOCK_SIZE // b)
+    if k * a * b <= 2 * _CPU_BLOCK_SIZE or jax.default_backend() != "cpu" or rows >= a:
+        return run(*by_row, *by_column)
+    k_axes, column_k_axes = (0, 0, 1, 0, 1, 0), (1, 0)  # Where K is, then A.
+
+    def run_rows(by_row, by_column):
+        """The same without K."""
+        row_axes = (0, 0, 1, 0, 1, 0)
+        whole = a // rows * rows
+        parts = []
+        if whole:
+            blocks = [
+                jnp.moveaxis(
+                    jax.lax.slice_in_dim(x, 0, whole, axis=axis).reshape(
+                        *x.shape[:axis], whole // rows, rows, *x.shape[axis + 1 :]
+                    ),
+                    axis,
+                    0,
+                )
+                for x, axis in zip(by_row, row_axes, strict=True)
+            ]
+            out = jax.lax.map(lambda block: run(*block, *by_column), blocks)
+            parts.append(out.reshape(whole, b))
+        if whole < a:
+            rest = [
+                jax.lax.slice_in_dim(x, whole, a, axis=axis)
+                for x, axis in zip(by_row, row_axes, strict=True)
+            ]
+            parts.append(run(*rest, *by_column))
+        return jnp.concatenate(parts)
+
+    def without_k(arrays, axes, i):
+        return [
+            jax.lax.dynamic_index_in_dim(x, i, axis, keepdims=False)
+            for x, axis in zip(arrays, axes, strict=True)
+        ]
+
+    return jax.lax.map(
+        lambda i: run_rows(
+            without_k(by_row, k_axes, i), without_k(by_column, column_k_axes, i)
+        ),
+        jnp.arange(k),
+    )
+
+
+def _safe_rsqrt(x):
+    return jax.lax.rsqrt(jnp.maximum(x, 1e-9))
+
+
+def _inverse_rms(mean_square):
+    return jax.lax.rsqrt(1e-5 + mean_square)

@@ -1,0 +1,333 @@
+"""Theta files: ``model.safetensors`` with the weights, ``card.json`` with the rest.
+
+Both are written atomically, and so that a crash in between loses nothing. `save` puts
+first a card that describes the new weights and, under ``previous``, the old ones; then
+the weights; then the card alone. Whenever it stops, the weights' sha256 picks the card
+that belongs to them, and weights that belong to no card are an error, never a guess.
+The card is also kept inside the weights' file, for when that is copied alone.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from mulo import _cards
+from mulo._pretrained import Pretrained as Pretrained
+
+MODEL_NAME = "model.safetensors"
+CARD_NAME = "card.json"
+
+_PICKLES = (".pickle", ".pkl", ".pt", ".pth", ".bin")
+_HUB_PREFIX = "hf://"
+
+
+def save(
+    directory: str | os.PathLike[str],
+    rule: Any,
+    theta: Any,
+    *,
+    card: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write theta and its card, atomically, over what the directory held.
+
+    Args:
+      directory: Created if missing.
+      rule: The architecture theta belongs to.
+      theta: Meta-parameters; arrays of the shapes ``rule.init`` gives.
+      card: Free-form additions such as ``license`` and ``meta_training``; JSON values
+        and arrays.
+
+    Returns:
+      The directory.
+
+    Raises:
+      ValueError: If theta does not fit the architecture or is not finite, or the card
+        has a reserved key or no JSON form. Nothing is written then.
+      OSError: If the directory cannot be written; what it held stays readable.
+    """
+    described = _cards.build(rule, card)
+    rule.check_theta(theta)
+    tensors = _cards.to_tensors(theta)
+    _cards.from_tensors(tensors, rule, "theta")  # Names a leaf that is not finite.
+    model = _with_card(tensors, described)
+    new = {**described, "sha256": hashlib.sha256(model).hexdigest()}
+
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    previous = _card_in_use(directory)
+    if previous is not None:
+        _replace(directory / CARD_NAME, _cards.dump({**new, "previous": previous}))
+    else:
+        _replace(directory / CARD_NAME, _cards.dump(new))
+    _replace(directory / MODEL_NAME, model)
+    if previous is not None:
+        _replace(directory / CARD_NAME, _cards.dump(new))
+    return directory
+
+
+def load(
+    name_or_path: str | os.PathLike[str], *, revision: str | None = None
+) -> Pretrained:
+    """Load a theta.
+
+    Args:
+      name_or_path: A released name; a directory as `save` writes it, or laid out as
+        the public μLO checkpoint (``config.json`` instead of a card: published decays
+        and step size are filled in, with a warning if the decays are missing); a
+        ``.safetensors`` file; or ``hf://owner/name`` (needs the extra ``hub``). A
+        released name goes before a directory of that name; write ``./name`` for it.
+      revision: Branch, tag or commit, for ``hf://`` only.
+
+    Returns:
+      The architecture, theta and card.
+
+    Raises:
+      ValueError: If the name is unknown, a file is missing, corrupted or of another
+        format, or weights and card do not belong together.
+      ImportError: If ``hf://`` is asked for without ``huggingface_hub``.
+    """
+    given = os.fspath(name_or_path)
+    if given.startswith(_HUB_PREFIX):
+        return _load_directory(_download(given, revision), given)
+    if revision is not None:
+        raise ValueError(f"revision is for hf:// names; got {revision!r} with {given}.")
+    released = _released()
+    if isinstance(name_or_path, str) and given in released:
+        return _load_directory(released[given], given)
+    path = Path(given)
+    if path.is_dir():
+        return _load_directory(path, str(path))
+    if path.is_file():
+        return _load_file(path)
+    raise ValueError(
+        f"No theta called {given!r}, and no such file or directory"
+        f"{_cards.nearest(given, released)} Released: {', '.join(released) or 'none'}."
+    )
+
+
+def _load_file(path: Path) -> Pretrained:
+    if path.name == MODEL_NAME:
+        return _load_directory(path.parent, str(path))
+    _refuse_pickle(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(
+            f"{path} is not a .safetensors file; load reads {MODEL_NAME} and "
+            f"{CARD_NAME} as mulo.save writes them, or the directory that holds them."
+        )
+    return _load_alone(path.read_bytes(), str(path))
+
+
+def _load_directory(directory: Path, where: str) -> Pretrained:
+    model_path, card_path = directory / MODEL_NAME, directory / CARD_NAME
+    if not model_path.is_file():
+        names = sorted(p.name for p in directory.iterdir())
+        for name in names:
+            _refuse_pickle(directory / name)
+        raise ValueError(
+            f"{where} holds no {MODEL_NAME}; it holds {', '.join(names) or 'nothing'}. "
+            "Give the directory that mulo.save wrote, such as runs/x/theta."
+        )
+    if card_path.is_file():
+        model, card = _read_pair(model_path, card_path)
+        return _finish(_tensors(model, str(model_path)), card, str(card_path))
+    model = model_path.read_bytes()
+    if (directory / "config.json").is_file():
+        return _load_public(model, model_path, directory / "config.json")
+    return _load_alone(model, str(model_path))
+
+
+def _read_pair(model_path: Path, card_path: Path) -> tuple[bytes, dict[str, Any]]:
+    """Read weights and the card that belongs to them, also while `save` runs."""
+    text = card_path.read_bytes()
+    while True:
+        model = model_path.read_bytes()
+        digest = hashlib.sha256(model).hexdigest()
+        card = _cards.parse(text, str(card_path))
+        previous = card.pop("previous", None)
+        if "sha256" not in card:
+            raise ValueError(f"{card_path} lacks 'sha256'; mulo.save writes it.")
+        if card["sha256"] == digest:
+            return model, card
+        if isinstance(previous, dict) and previous.get("sha256") == digest:
+            return model, previous
+        text, before = card_path.read_bytes(), text
+        if text == before:
+            raise ValueError(
+                f"{model_path} has sha256 {digest}, its card {card_path} says "
+                f"{card['sha256']}: the file is corrupted, truncated, or belongs to "
+                "another card. Copy or download both again."
+            )
+
+
+def _load_alone(model: bytes, where: str) -> Pretrained:
+    metadata, data = _header(model, where)
+    if "mulo_card" not in metadata:
+        raise ValueError(
+            f"{where} has no card: neither {CARD_NAME} nor config.json lies beside it "
+            "and it was not written by mulo.save. Keep the card with the weights."
+        )
+    if hashlib.sha256(data).hexdigest() != metadata.get("data_sha256"):
+        raise ValueError(
+            f"{where}: the weights do not have the sha256 stored with them; the file "
+            "is corrupted. Copy or download it again."
+        )
+    card = _cards.parse(metadata["mulo_card"].encode(), f"The card in {where}")
+    card["sha256"] = hashlib.sha256(model).hexdigest()
+    return _finish(_tensors(model, where), card, f"The card in {where}")
+
+
+def _load_public(model: bytes, model_path: Path, config_path: Path) -> Pretrained:
+    """Load the layout of the public μLO checkpoint (btherien/mulo on the Hub)."""
+    config = _cards.parse(config_path.read_bytes(), str(config_path))
+    for key in ("hidden_layers", "hidden_size", "input_size"):
+        if not isinstance(config.get(key), int):
+            raise ValueError(
+                f"{config_path}: {key!r} must be an integer, got {config.get(key)!r}."
+            )
+    # PyLO does not count the input layer as hidden.
+    rule = _cards.architectures()["SmallFC"](
+        hidden_size=config["hidden_size"],
+        hidden_layers=config["hidden_layers"] + 1,
+        step_mult=0.01,
+        exp_mult=0.001,
+        base_width=1.0,
+    )
+    if config["input_size"] != rule.num_inputs:
+        raise ValueError(
+            f"{config_path}: input_size must be {rule.num_inputs}, the features of "
+            f"SmallFC, got {config['input_size']}."
+        )
+    tensors = _tensors(model, str(model_path))
+    if not any(name in tensors for name in _cards.DECAYS):
+        warnings.warn(
+            f"{model_path} holds no decays; the constants published with the public "
+            "μLO checkpoint are used. They belong to that network only.",
+            UserWarning,
+            stacklevel=4,
+        )
+        for name, values in _cards.PUBLIC_MULO_DECAYS.items():
+            tensors[name] = np.asarray(values, np.float32)
+    card = _cards.build(rule, {"source": "public μLO layout", "git_commit": None})
+    card["sha256"] = hashlib.sha256(model).hexdigest()
+    theta = _cards.from_tensors(tensors, rule, str(model_path))
+    return Pretrained(rule, jax.tree.map(jnp.asarray, theta), card)
+
+
+def _finish(
+    tensors: dict[str, np.ndarray], card: dict[str, Any], where: str
+) -> Pretrained:
+    rule = _cards.rule_of(card, where)
+    theta = _cards.from_tensors(tensors, rule, where)
+    return Pretrained(rule, jax.tree.map(jnp.asarray, theta), card)
+
+
+def _with_card(tensors: dict[str, np.ndarray], card: Mapping[str, Any]) -> bytes:
+    _, data = _header(safetensors.numpy.save(tensors), "theta")
+    metadata = {
+        "mulo_card": json.dumps(card, ensure_ascii=False),
+        "data_sha256": hashlib.sha256(data).hexdigest(),
+    }
+    return safetensors.numpy.save(tensors, metadata=metadata)
+
+
+def _header(model: bytes, where: str) -> tuple[dict[str, str], bytes]:
+    """Split a safetensors file into its free-form metadata and its data."""
+    length = int.from_bytes(model[:8], "little")
+    if len(model) < 8 + length:
+        raise ValueError(
+            f"{where} is not a whole safetensors file: it has {len(model)} bytes."
+        )
+    header = _cards.parse(model[8 : 8 + length], f"The header of {where}")
+    return header.get("__metadata__", {}), model[8 + length :]
+
+
+def _tensors(model: bytes, where: str) -> dict[str, np.ndarray]:
+    try:
+        return safetensors.numpy.load(model)
+    except (safetensors.SafetensorError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{where} is not a valid safetensors file ({error}); it is truncated or "
+            "of another format."
+        ) from error
+
+
+def _card_in_use(directory: Path) -> dict[str, Any] | None:
+    """The card of the weights that lie there now; None if there is no sound pair."""
+    try:
+        return _read_pair(directory / MODEL_NAME, directory / CARD_NAME)[1]
+    except (OSError, ValueError):
+        return None
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a file so that readers, and crashes, see the old or the new one whole."""
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes them private.
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _refuse_pickle(path: Path) -> None:
+    if path.suffix in _PICKLES or (path.is_file() and _starts_like_pickle(path)):
+        raise ValueError(
+            f"{path} looks like a pickle, which runs code when read; mulo never opens "
+            "one. Convert it where you trust it: read it there, then "
+            "mulo.save(directory, rule, theta)."
+        )
+
+
+def _starts_like_pickle(path: Path) -> bool:
+    with path.open("rb") as file:
+        start = file.read(2)
+    return len(start) == 2 and start[0] == 0x80 and 2 <= start[1] <= 5
+
+
+def _released() -> dict[str, Path]:
+    """Released names: in an installed wheel, and in a checkout."""
+    package = Path(__file__).resolve().parent
+    roots = [package / "checkpoints"]
+    if (package.parent / "pyproject.toml").is_file():
+        roots.append(package.parent / "checkpoints")
+    return {
+        model.parent.name: model.parent
+        for root in roots
+        for model in sorted(root.glob(f"*/{MODEL_NAME}"))
+    }
+
+
+def _download(name: str, revision: str | None) -> Path:
+    repository = name.removeprefix(_HUB_PREFIX)
+    if len([part for part in repository.split("/") if part]) != 2:
+        raise ValueError(f"A Hub name is hf://owner/name, got {name!r}.")
+    try:
+        import huggingface_hub  # pyrefly: ignore[missing-import]
+    except ImportError as error:
+        raise ImportError(
+            f'{name} needs huggingface_hub: pip install "mulo[hub]".'
+        ) from error
+    directory = huggingface_hub.snapshot_download(
+        repository,
+        revision=revision,
+        allow_patterns=[MODEL_NAME, CARD_NAME, "config.json"],
+    )
+    return Path(directory)

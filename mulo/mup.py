@@ -1,0 +1,218 @@
+"""The maximal-update parametrization (μP): roles, and what each role gets.
+
+A model is described twice, at two widths. Axes whose size differs between the two
+are called *infinite*; which sides of a weight they lie on decides its role:
+
+========  ====================  ==============  ==================  ==============
+role      infinite axes         init variance   forward multiplier  Adam-like step
+========  ====================  ==============  ==================  ==============
+input     none, or output side  1/fan_in        1                   1
+hidden    both sides            1/fan_in        1                   base/fan_in
+output    input side only       0 (zeros)       base/fan_in         1
+========  ====================  ==============  ==================  ==============
+
+Biases, norm gains and embeddings count as input. Learned optimizers follow the
+Adam-like rule (μLO, arXiv 2406.00153, section 4); the other optimizers' rules are
+derived in :func:`update_multipliers`. The forward multiplier is applied by the model,
+to its logits; the step's by the optimizer.
+
+Axis names: i = fan_in, o = fan_out, both in entries of the leaf at the target width.
+"""
+
+import math
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from mulo import _mup_roles as roles
+from mulo._mup_roles import Role as Role
+from mulo._mup_roles import Scaling as Scaling
+from mulo._mup_roles import infer as infer
+
+OPTIMIZERS = ("adam", "sgd", "muon", "shampoo", "soap")
+
+_FIX = "mulo.mup.infer(narrow, target)"
+
+
+def init_std(scaling: Scaling) -> float:
+    """Standard deviation of the initial weights: 1/sqrt(fan_in), 0 for a readout."""
+    return 0.0 if scaling.role == "output" else scaling.fan_in**-0.5
+
+
+def forward_multiplier(scaling: Scaling, *, base_width: float = 1.0) -> float:
+    """Factor on what the weight produces: base_width/fan_in for a readout, else 1.
+
+    The μLO paper uses ``base_width=1``, i.e. logits times 1/fan_in.
+    """
+    _check_base_width(base_width)
+    return base_width / scaling.fan_in if scaling.role == "output" else 1.0
+
+
+def update_multipliers(
+    scalings: Any,
+    *,
+    optimizer: str,
+    base_width: float,
+    block_size: int | None = None,
+    shampoo_exponent: float = 0.5,
+) -> Any:
+    r"""Factor on every leaf's step that keeps feature learning the same at any width.
+
+    The model is the one of this module: init variance 1/fan_in, zero readout, logits
+    times base/fan_in. Write ``i = fan_in / base_width``, ``o = fan_out / base_width``
+    on sides that grow with width, 1 on the others. A step must change what a layer
+    produces by Θ(1) per entry. Activations are Θ(1) per entry and gradients with
+    respect to them Θ(1/o), so a weight's gradient has entries Θ(1/o) (input, hidden)
+    or Θ(1/i) (readout, from the forward multiplier), and stable rank Θ(1). Then:
+
+    ========  =========  ===============  =========
+    .         input      hidden           output
+    ========  =========  ===============  =========
+    adam      1          1/i              1
+    sgd       o          o/i              i
+    muon      √o         √(o/i)           √i
+    shampoo   o^(1-e)    (o/i)^(1-e)      i^(1-e)
+    soap      √o         √(o·i)/i         √i
+    ========  =========  ===============  =========
+
+    * adam (learned optimizers too) makes entries Θ(1): ``ΔW x`` sums i aligned terms.
+    * sgd: a hidden step is ``(1/o) δ xᵀ`` with ``|x|² = i``, so it needs o/i; input
+      and readout undo the 1/o and 1/i of their gradients (Tensor Programs V, table 8).
+    * muon makes the spectral norm 1 where √(o/i) is wanted; the readout's is divided
+      by i in the forward pass.
+    * shampoo with ``e = e_L + e_R`` makes it ``|G|^(1-2e)``, ``|G| = √(i/o)``. In
+      blocks it grows by ``n_blk^e``, hence the factor ``1/n_blk^e``.
+    * soap rotates to the eigenbasis, where Adam's entries of 1 have norm √(o·i) at rank
+      one; with a fixed block size that factor is constant and the rule is Adam's. The
+      unblocked rule fails coordinate checks in practice: use blocks.
+
+    Args:
+      scalings: Tree of :class:`Scaling`, from :func:`infer`.
+      optimizer: One of ``adam``, ``sgd``, ``muon``, ``shampoo``, ``soap``.
+      base_width: The width at which every multiplier is 1 (up to a side's shape): the
+        width the learning rate was tuned at. 1 for the public μLO checkpoint.
+      block_size: Block size of shampoo or soap's preconditioner, in entries; None for
+        no blocks. Counted along sides that grow, relative to the count at
+        ``base_width``.
+      shampoo_exponent: e above; 0.5 for Shampoo's usual two quarter powers.
+
+    Returns:
+      A tree of Python floats with the structure of ``scalings``.
+
+    Raises:
+      ValueError: If the optimizer is unknown, a leaf is not a Scaling, or an argument
+        does not fit.
+
+    References:
+      Yang et al., `Tensor Programs V <https://arxiv.org/abs/2203.03466>`_, 2022.
+      Qiu et al., `arXiv 2512.05620 <https://arxiv.org/abs/2512.05620>`_, table 1, 2025.
+    """
+    if optimizer not in OPTIMIZERS:
+        raise ValueError(
+            f"No μP rule for optimizer {optimizer!r}"
+            f"{roles.nearest(optimizer, OPTIMIZERS)} Known: {', '.join(OPTIMIZERS)}."
+        )
+    _check_base_width(base_width)
+    if block_size is not None and optimizer not in ("shampoo", "soap"):
+        raise ValueError(
+            f"block_size is for shampoo and soap; got {block_size} with {optimizer}."
+        )
+    if block_size is not None and block_size < 1:
+        raise ValueError(f"block_size must be at least 1, got {block_size}.")
+
+    def blocks(fan: float) -> float:
+        # Relative to the base, so that the base width keeps its learning rate.
+        if block_size is None:
+            return 1.0
+        return math.ceil(fan / block_size) / math.ceil(base_width / block_size)
+
+    def multiplier(path, scaling):
+        if not isinstance(scaling, Scaling):
+            raise ValueError(
+                f"{roles.label(roles.keystr(path))} of the μP tree must be a "
+                f"mulo.mup.Scaling, got {type(scaling).__name__}. Make the tree with "
+                "mulo.mup.infer."
+            )
+        if scaling.finite:
+            return 1.0
+        output = scaling.role == "output"
+        i = 1.0 if scaling.role == "input" else scaling.fan_in / base_width
+        o = 1.0 if output else scaling.fan_out / base_width
+        if optimizer == "adam" or (optimizer == "soap" and block_size is not None):
+            return float(1.0 if output else 1.0 / i)
+        if optimizer == "soap":
+            return float(math.sqrt(o * i) / (1.0 if output else i))
+        exponent = {"sgd": 0.0, "muon": 0.5}.get(optimizer, shampoo_exponent)
+        number = 1.0
+        if scaling.role != "input":
+            number *= blocks(scaling.fan_in)
+        if not output:
+            number *= blocks(scaling.fan_out)
+        # Without the forward multiplier a readout would follow the hidden rule at
+        # o = 1, (1/i)^(1-e); with it i^2(1-e) more: i for the step, i^(1-2e) for G.
+        ratio = i if output else o / i
+        return float(ratio ** (1.0 - exponent) / number**exponent)
+
+    return jax.tree_util.tree_map_with_path(
+        multiplier, scalings, is_leaf=lambda x: isinstance(x, Scaling)
+    )
+
+
+def align(values: Any, params: Any, *, scalings: Any = None) -> Any:
+    """Lay a full tree of per-leaf values over params that may be masked.
+
+    Args:
+      values: Tree with one value per leaf of the model, such as update multipliers.
+      params: Parameters or gradients; ``optax.MaskedNode`` may stand for a leaf or a
+        whole branch (``optax.masked``, ``optax.partition``).
+      scalings: Tree of :class:`Scaling` whose leaves' sizes must be those of params;
+        None to compare names only.
+
+    Returns:
+      The values in the structure of params, MaskedNodes kept.
+
+    Raises:
+      ValueError: If a leaf is missing on either side or has another size; names it.
+    """
+    by_path = {roles.keys(path): value for path, value in roles.flatten(values)}
+    sizes = {roles.keys(path): leaf.size for path, leaf in roles.flatten(scalings)}
+    leaves = roles.flatten(params, is_leaf=_is_masked)
+    paths = {roles.keys(path) for path, _ in leaves}
+    masked = {roles.keys(path) for path, leaf in leaves if _is_masked(leaf)}
+    for keys in by_path:
+        if not any(keys[: len(k)] == k for k in masked) and keys not in paths:
+            raise ValueError(
+                f"{roles.label('/'.join(keys))} of the μP tree is not among the "
+                f"parameters. Infer the tree from this model: {_FIX}."
+            )
+
+    def pick(path, leaf):
+        if _is_masked(leaf):
+            return leaf
+        keys = roles.keys(path)
+        if keys not in by_path:
+            raise ValueError(
+                f"{roles.label('/'.join(keys))} of the parameters has no μP scaling. "
+                f"Infer the tree from this model: {_FIX}."
+            )
+        size = math.prod(np.shape(leaf))
+        if keys in sizes and sizes[keys] != size:
+            raise ValueError(
+                f"{roles.label('/'.join(keys))} has {size} entries, its μP scaling "
+                f"is for {sizes[keys]}: it was inferred at another width. Infer "
+                "it with this model as the target."
+            )
+        return by_path[keys]
+
+    return jax.tree_util.tree_map_with_path(pick, params, is_leaf=_is_masked)
+
+
+def _check_base_width(base_width: float) -> None:
+    if not base_width > 0:
+        raise ValueError(f"base_width must be positive, got {base_width!r}.")
+
+
+def _is_masked(leaf: Any) -> bool:
+    return isinstance(leaf, optax.MaskedNode)

@@ -1,0 +1,265 @@
+"""Decoded images on disk: memory-mapped .npy files, checked when opened.
+
+One folder per data set, options and state of the prepared data, ::
+
+    <root>/<name>/<fingerprint>/{train,valid,test}.{inputs,labels}.npy
+    <root>/<name>/<fingerprint>/meta.json
+
+``meta.json`` is written last, so that a folder with one is complete. Several processes
+may build the same folder at once: they write the same bytes and rename them into place.
+The root is ``$MULO_CACHE_DIR``; without it ``<data dir>/mulo_cache``, or
+``~/.cache/mulo`` where that cannot be written.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import pathlib
+import tempfile
+import zlib
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from typing import IO, Any
+
+import numpy as np
+
+from tasks import base, images
+
+FORMAT = 1  # Raised when the files' meaning changes: older folders are rebuilt.
+_META = "meta.json"
+_BLOCK_BYTES = 1 << 20  # Of a checksum; at most _MAX_BLOCKS blocks of a file are read,
+_MAX_BLOCKS = 64  # so files up to 64 MiB are covered wholly, larger ones in samples.
+_LOG = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where the cache of one data set may lie."""
+
+    roots: tuple[pathlib.Path, ...]  # Read in this order; written to the first able.
+    name: str  # Canonical name with options.
+    fingerprint: str  # Of the prepared data; "" where there is none.
+
+    def folders(self) -> Iterator[pathlib.Path]:
+        """Yield the folders to look into, best first.
+
+        Where the prepared data are gone, any cache of the set is taken.
+        """
+        for root in self.roots:
+            parent = root / folder_name(self.name)
+            if self.fingerprint:
+                yield parent / self.fingerprint
+            elif parent.is_dir():
+                yield from sorted(p for p in parent.iterdir() if p.is_dir())
+
+    def new_folder(self) -> pathlib.Path:
+        """Create the folder to build in.
+
+        Raises:
+          OSError: If none of the roots can be written.
+        """
+        for root in self.roots:
+            if _writable(root):
+                folder = root / folder_name(self.name) / self.fingerprint
+                folder.mkdir(parents=True, exist_ok=True)
+                return folder
+        raise PermissionError(
+            f"none of {[str(r) for r in self.roots]} can be written to cache "
+            f"{self.name!r}. Set MULO_CACHE_DIR to a folder that can."
+        )
+
+
+def place(name: str, source: str, data_dir: pathlib.Path) -> Place:
+    """Return where to look for a data set's cache.
+
+    Args:
+      name: Canonical name with options.
+      source: The name in tensorflow-datasets, a folder of ``data_dir`` if prepared.
+      data_dir: Where tensorflow-datasets keeps its data.
+    """
+    given = os.environ.get("MULO_CACHE_DIR")
+    if given:
+        roots = (pathlib.Path(given).expanduser(),)
+    else:
+        roots = (data_dir / "mulo_cache", pathlib.Path.home() / ".cache" / "mulo")
+    return Place(roots, name, _fingerprint(data_dir / source))
+
+
+def folder_name(name: str) -> str:
+    """Return a data set's name as one folder name, safe on any file system."""
+    return name.replace("/", "__").replace(":", "-")
+
+
+def read(where: Place) -> base.Dataset | None:
+    """Open a cached data set, or return None where there is none that is sound.
+
+    Damaged folders are reported through ``logging`` and passed over.
+    """
+    for folder in where.folders():
+        if not (folder / _META).is_file():
+            continue
+        try:
+            return _open(folder, where.name)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            _LOG.warning("Cache %s is damaged (%s): not used.", folder, error)
+    return None
+
+
+def write_array(
+    path: pathlib.Path,
+    shape: tuple[int, ...],
+    dtype: type,
+    chunks: Iterable[np.ndarray],
+) -> None:
+    """Write an .npy file piece by piece, atomically.
+
+    Args:
+      path: File to create or replace.
+      shape: Of the whole array.
+      dtype: Of the whole array.
+      chunks: Arrays that give ``shape`` when concatenated along axis 0.
+
+    Raises:
+      ValueError: If the chunks give another shape.
+    """
+    header = {
+        "descr": np.lib.format.dtype_to_descr(np.dtype(dtype)),
+        "fortran_order": False,
+        "shape": shape,
+    }
+    with _replacing(path) as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        count = 0
+        for chunk in chunks:
+            if chunk.shape[1:] != shape[1:]:
+                raise ValueError(
+                    f"examples of {path.name} must have shape {shape[1:]}, "
+                    f"got {chunk.shape[1:]}."
+                )
+            file.write(np.ascontiguousarray(chunk, dtype).tobytes())
+            count += chunk.shape[0]
+        if count != shape[0]:
+            raise ValueError(
+                f"{path.name} must hold {shape[0]} examples, got {count}: the prepared "
+                "data are incomplete."
+            )
+
+
+def write_meta(
+    folder: pathlib.Path, name: str, splits: Iterable[str], num_classes: int
+) -> None:
+    """Complete a folder whose arrays are written: measure, checksum, describe.
+
+    Args:
+      folder: Holds ``<split>.inputs.npy`` and ``<split>.labels.npy``.
+      name: Canonical name with options.
+      splits: Which of train, valid and test are written.
+      num_classes: Classes the labels are drawn from.
+    """
+    files = [folder / f"{s}.{k}.npy" for s in splits for k in ("inputs", "labels")]
+    train = base.complete_splits(_map_splits(files))["train"]
+    mean, std = images.mean_and_std(train["inputs"])
+    meta = {
+        "format": FORMAT,
+        "name": name,
+        "num_classes": num_classes,
+        "mean": mean,
+        "std": std,
+        "files": {
+            f.name: {"bytes": f.stat().st_size, "crc32": _checksum(f)} for f in files
+        },
+    }
+    with _replacing(folder / _META) as file:
+        file.write(json.dumps(meta, indent=1).encode())
+
+
+def _open(folder: pathlib.Path, name: str) -> base.Dataset:
+    meta: Mapping[str, Any] = json.loads((folder / _META).read_text())
+    if meta["format"] != FORMAT or meta["name"] != name:
+        raise ValueError(
+            f"meta.json must be of format {FORMAT} and set {name!r}, "
+            f"got {meta['format']} and {meta['name']!r}"
+        )
+    for file, expected in meta["files"].items():
+        size = (folder / file).stat().st_size
+        if size != expected["bytes"]:
+            raise ValueError(f"{file} must have {expected['bytes']} bytes, got {size}")
+        if _checksum(folder / file) != expected["crc32"]:
+            raise ValueError(f"{file} does not match its checksum")
+    splits = base.complete_splits(_map_splits([folder / f for f in meta["files"]]))
+    h, w, c = splits["train"]["inputs"].shape[1:]
+    return base.Dataset(
+        name=name,
+        num_classes=int(meta["num_classes"]),
+        input_shape=(h, w, c),
+        mean=tuple(map(float, meta["mean"])),
+        std=tuple(map(float, meta["std"])),
+        splits=splits,
+    )
+
+
+def _map_splits(
+    files: Iterable[pathlib.Path],
+) -> dict[str, dict[str, np.ndarray]]:
+    splits: dict[str, dict[str, np.ndarray]] = {}
+    for file in files:
+        split, kind, _ = file.name.split(".")
+        # A plain view: np.memmap as a class is not known to jax.
+        array = np.asarray(np.load(file, mmap_mode="r"))
+        splits.setdefault(split, {})[kind] = array
+    return splits
+
+
+def _fingerprint(folder: pathlib.Path) -> str:
+    """Return 12 hex digits of what tensorflow-datasets says it prepared there."""
+    infos = [
+        *folder.glob("*/dataset_info.json"),
+        *folder.glob("*/*/dataset_info.json"),
+        *folder.glob("dataset_info.json"),
+    ]
+    if not infos:
+        return ""
+    digest = hashlib.sha256()
+    for info in sorted(infos):
+        digest.update(str(info.relative_to(folder)).encode())
+        digest.update(info.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _checksum(path: pathlib.Path) -> int:
+    """CRC-32 of the file, or of evenly spaced blocks of a large one."""
+    size = path.stat().st_size
+    blocks = -(-size // _BLOCK_BYTES)
+    picked = np.unique(np.linspace(0, blocks - 1, min(blocks, _MAX_BLOCKS)).astype(int))
+    crc = 0
+    with path.open("rb") as file:
+        for block in picked:
+            file.seek(int(block) * _BLOCK_BYTES)
+            crc = zlib.crc32(file.read(_BLOCK_BYTES), crc)
+    return crc
+
+
+def _writable(root: pathlib.Path) -> bool:
+    """Whether files may be created under a folder that need not exist yet."""
+    existing = root
+    while not existing.exists():
+        existing = existing.parent
+    # A folder without any write bit is meant to stay as it is, even for root.
+    return bool(existing.stat().st_mode & 0o222) and os.access(existing, os.W_OK)
+
+
+@contextlib.contextmanager
+def _replacing(path: pathlib.Path) -> Generator[IO[bytes], None, None]:
+    """Open a temporary neighbour for writing; rename it to ``path`` on success."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    finally:
+        pathlib.Path(temporary).unlink(missing_ok=True)

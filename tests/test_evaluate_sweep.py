@@ -1,0 +1,236 @@
+import csv
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import pytest
+
+import mulo
+from configs import evaluate_width
+from evaluate import cells, run, sweep, training
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def small_config():
+    config = evaluate_width.get_config("smoke")
+    config.task = "mlp-d1-synthetic:4x4x1:3"
+    config.widths = (4, 8)
+    config.optimizers = ("mulo", "mu_adam")
+    config.horizon_steps = 12
+    config.batch_examples = 8
+    return config
+
+
+def cell_files(workdir):
+    return sorted((workdir / "cells").iterdir())
+
+
+@pytest.fixture(scope="module")
+def theta(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("theta")
+    rule = mulo.SmallFC(hidden_size=4)
+    mulo.save(folder, rule, rule.init(jax.random.key(0)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(theta, tmp_path_factory):
+    """Run both shards of a sweep; return its workdir and what they left on the way."""
+    workdir = tmp_path_factory.mktemp("sweep")
+    arguments = {"theta": str(theta), "sp_theta": None, "command": "the <command>"}
+    assert run.run(small_config(), workdir, shard="1/2", **arguments) == 0
+    between = [path.name for path in cell_files(workdir)]
+    reported_early = (workdir / "report.html").exists()
+    assert run.run(small_config(), workdir, shard="2/2", **arguments) == 0
+    return workdir, between, reported_early
+
+
+def rerun(finished, theta, config=None):
+    return run.run(
+        config or small_config(), finished[0], theta=str(theta), sp_theta=None
+    )
+
+
+def test_the_last_shard_writes_the_report(finished):
+    workdir, between, reported_early = finished
+    # 2 widths x (1 + 3 rates of mu_adam, one of them the untuned) x 2 seeds.
+    assert len(cell_files(workdir)) == 16
+    assert len(between) == 8
+    assert not reported_early
+    assert (workdir / "report.html").exists()
+
+
+def test_the_outputs_agree_and_hold_every_entry(finished):
+    workdir, _, _ = finished
+    summary = json.loads((workdir / "summary.json").read_text())
+    rows = list(csv.DictReader((workdir / "results.csv").open()))
+    assert len(rows) == 16
+    labels = [(entry["width"], entry["label"]) for entry in summary["entries"]]
+    names = ["mulo", "mu_adam", "mu_adam (untuned)"]
+    assert labels == [(width, name) for width in (4, 8) for name in names]
+    for entry in summary["entries"]:
+        mine = [
+            float(row["final_train_loss"])
+            for row in rows
+            if (row["task"], row["optimizer"]) == (entry["task"], entry["optimizer"])
+            and float(row["learning_rate"]) == entry["learning_rate"]
+        ]
+        assert entry["train_loss"]["seeds"] == pytest.approx(mine)
+        assert entry["train_loss"]["estimate"] == pytest.approx(sum(mine) / 2)
+    tuned = summary["entries"][1]
+    by_rate = {
+        rate: sum(
+            float(row["final_train_loss"])
+            for row in rows
+            if (row["task"], row["optimizer"]) == (tuned["task"], "mu_adam")
+            and float(row["learning_rate"]) == rate
+        )
+        for rate in tuned["grid"]
+    }
+    assert tuned["learning_rate"] == min(by_rate, key=by_rate.__getitem__)
+    assert len({row["theta_sha256"] for row in rows}) == 2  # One, and none.
+
+
+def test_the_report_needs_no_other_file(finished):
+    workdir, _, _ = finished
+    page = (workdir / "report.html").read_text()
+    sources = re.findall(r"""(?:src|href)=['"]([^'"]{0,30})""", page)
+    assert len(sources) == 3
+    assert all(source.startswith("data:image/png;base64,") for source in sources)
+    assert "the &lt;command&gt;" in page
+    assert "edge" in page or "of its grid" in page
+    for name in ("final_loss", "curves", "tuning"):
+        assert (workdir / "plots" / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_training_improves_on_chance(finished):
+    workdir, _, _ = finished
+    summary = json.loads((workdir / "summary.json").read_text())
+    tuned = [e for e in summary["entries"] if e["label"] == "mu_adam"]
+    assert all(e["train_loss"]["estimate"] < 0.9 * 1.0986 for e in tuned)
+    assert all(e["valid_accuracy"]["estimate"] > 0.4 for e in tuned)
+
+
+def test_only_a_missing_cell_is_run_again(finished, theta, monkeypatch):
+    workdir, _, _ = finished
+    before = {path: path.read_bytes() for path in cell_files(workdir)}
+    victim = cell_files(workdir)[3]
+    victim.unlink()
+    ran = []
+    original = training.TrainingProgram.run
+
+    def spy(self, rates, seeds, on_chunk):
+        ran.append((self.task.name, rates, seeds))
+        return original(self, rates, seeds, on_chunk)
+
+    monkeypatch.setattr(training.TrainingProgram, "run", spy)
+    assert rerun(finished, theta) == 0
+    old = json.loads(before[victim])
+    cell = old["cell"]
+    assert ran == [(cell["task"], [cell["learning_rate"]], [cell["seed"]])]
+    new = json.loads(victim.read_bytes())
+    assert new.pop("secs_per_step") > 0
+    del old["secs_per_step"]
+    assert new == old
+    untouched = [path for path in before if path != victim]
+    assert all(path.read_bytes() == before[path] for path in untouched)
+
+
+def test_a_complete_sweep_compiles_nothing(finished, theta, monkeypatch):
+    monkeypatch.setattr(training, "TrainingProgram", None)
+    monkeypatch.setattr(training, "TaskPrograms", None)
+    assert rerun(finished, theta) == 0
+
+
+def test_another_theta_or_horizon_does_not_reuse_results(finished, theta):
+    config = sweep.SweepConfig.from_dict(small_config().to_dict())
+    rule = mulo.SmallFC(hidden_size=4)
+    other = mulo.Pretrained(rule, rule.init(jax.random.key(1)), {})
+    missing = [
+        cell.program.optimizer
+        for cell in sweep.plan(config, {"mulo": other})
+        if cells.read(finished[0] / "cells", cell) is None
+    ]
+    assert missing == ["mulo"] * 4
+    longer = small_config()
+    longer.horizon_steps = 13
+    config = sweep.SweepConfig.from_dict(longer.to_dict())
+    plan = sweep.plan(config, {"mulo": mulo.load(theta)})
+    assert all(cells.read(finished[0] / "cells", cell) is None for cell in plan)
+
+
+def test_a_learned_optimizer_without_theta_says_which_flag():
+    with pytest.raises(ValueError, match="give --theta=<folder>, or leave it out"):
+        run.run(small_config(), pathlib.Path("unused"), theta=None, sp_theta=None)
+
+
+def test_a_workdir_that_cannot_be_written_stops_before_training(theta, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        run.run(small_config(), tmp_path / "file", theta=str(theta), sp_theta=None)
+
+
+@pytest.mark.parametrize("variant", ["smoke", "demo", "full"])
+def test_every_variant_is_a_valid_sweep(variant):
+    config = evaluate_width.get_config(variant)
+    sweep.SweepConfig.from_dict(config.to_dict())
+
+
+def command_line(workdir, *more):
+    flags = [
+        "--config=configs/evaluate_width.py:smoke",
+        "--config.task=mlp-d1-synthetic:4x4x1:3",
+        "--config.widths=(4,)",
+        "--config.optimizers=('mu_adam','adamw')",
+        f"--workdir={workdir}",
+    ]
+    return [sys.executable, "-m", "evaluate", *flags, *more]
+
+
+def test_a_killed_sweep_leaves_whole_cells_and_continues(tmp_path):
+    # Without a result of adamw yet, so that the kill comes amid work.
+    command = command_line(tmp_path, "--config.horizon_steps=40000")
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("cells/*.json")):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    survivors = {path: path.read_bytes() for path in tmp_path.glob("cells/*.json")}
+    assert 1 <= len(survivors) < 10
+    for content in survivors.values():
+        json.loads(content)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""  # No progress bar: this is no terminal.
+    assert (
+        f"{10 - len(survivors)} cells run, {len(survivors)} were there" in done.stdout
+    )
+    assert done.stdout.splitlines()[-1] == f"report: {tmp_path / 'report.html'}"
+    assert all(path.read_bytes() == content for path, content in survivors.items())
+
+
+def test_a_wrong_theta_is_one_line_and_status_2(tmp_path):
+    command = command_line(tmp_path, "--theta=runs/nowhere/theta")
+    command.append("--config.optimizers=('mulo',)")
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 2
+    assert re.fullmatch(
+        r"evaluate: No theta called 'runs/nowhere/theta'.*\n", done.stderr
+    )

@@ -1,0 +1,532 @@
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import safetensors.numpy
+
+import mulo
+from mulo import _cards, _theta_files
+from mulo.mup import Scaling
+
+PUBLIC = Path(__file__).parent / "golden" / "mulo_public_format"
+RULE = mulo.SmallFC(hidden_size=4, step_mult=0.01, base_width=8.0)
+MUP = {"mid": Scaling("hidden", 16, 16), "bias": Scaling("input", 1, 16)}
+
+
+def theta_of(seed, rule=RULE):
+    """Like a trained theta: nothing is zero."""
+    leaves, treedef = jax.tree.flatten(jax.eval_shape(rule.init, jax.random.key(0)))
+    rng = np.random.default_rng(seed)
+    drawn = [jnp.asarray(rng.normal(size=x.shape) * 0.1, jnp.float32) for x in leaves]
+    return treedef.unflatten(drawn)
+
+
+def assert_same(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def edit_card(directory, **changes):
+    card = json.loads((directory / "card.json").read_text())
+    (directory / "card.json").write_text(json.dumps(card | changes))
+
+
+def rewrite_tensors(directory, change):
+    """Change the tensors and keep the card's checksum true."""
+    path = directory / "model.safetensors"
+    tensors = safetensors.numpy.load_file(path)
+    change(tensors)
+    path.write_bytes(safetensors.numpy.save(tensors))
+    edit_card(directory, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+@pytest.fixture
+def saved(tmp_path):
+    return mulo.save(tmp_path / "runs" / "theta", RULE, theta_of(1))
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_round_trip_gives_rule_and_theta_back_exactly(tmp_path, layers):
+    rule = mulo.SmallFC(
+        hidden_size=5,
+        hidden_layers=layers,
+        exp_mult=0.1,
+        base_width=3.0,
+        initial_momentum_decays=(0.5, 0.9),
+        initial_adafactor_decays=(0.9, 0.99),
+    )
+    theta = theta_of(3, rule)
+    loaded = mulo.load(mulo.save(tmp_path / "theta", rule, theta))
+    assert loaded.rule == rule
+    assert_same(loaded.theta, theta)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(loaded.theta))
+
+
+def test_tensors_carry_the_names_of_the_public_checkpoint(saved):
+    tensors = safetensors.numpy.load_file(saved / "model.safetensors")
+    public = safetensors.numpy.load_file(PUBLIC / "model.safetensors")
+    assert set(tensors) == set(public) | set(_cards.DECAYS)
+    assert tensors["network.input.weight"].shape == (4, 39)
+    expected = np.asarray(theta_of(1)["nn"]["w0"]).T
+    np.testing.assert_array_equal(tensors["network.input.weight"], expected)
+
+
+def test_card_says_what_the_theta_is(tmp_path):
+    info = {
+        "license": "Apache-2.0",
+        "meta_training": {
+            "steps": np.int32(5),
+            "loss": jnp.float32(0.5),
+            "worst": float("nan"),
+            "widths": (32, 64),
+            "workdir": Path("runs/x"),
+        },
+    }
+    directory = mulo.save(tmp_path, RULE, theta_of(1), card=info)
+    card = json.loads((directory / "card.json").read_text())
+    model = (directory / "model.safetensors").read_bytes()
+    assert card["architecture"] == "SmallFC"
+    assert card["config"]["hidden_size"] == 4
+    assert card["feature_version"] == 1
+    assert card["base_width"] == card["config"]["base_width"] == 8.0
+    assert card["factored_dims"] == "stable argsort"
+    assert card["sha256"] == hashlib.sha256(model).hexdigest()
+    assert card["license"] == "Apache-2.0"
+    assert card["meta_training"] == {
+        "steps": 5,
+        "loss": 0.5,
+        "worst": "nan",
+        "widths": [32, 64],
+        "workdir": "runs/x",
+    }
+    assert mulo.load(directory).card == card
+
+
+def test_public_layout_loads_with_published_decays_and_one_warning():
+    with pytest.warns(UserWarning, match="holds no decays") as caught:
+        loaded = mulo.load(PUBLIC)
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    assert (loaded.rule.hidden_size, loaded.rule.hidden_layers) == (32, 2)
+    assert (loaded.rule.step_mult, loaded.rule.base_width) == (0.01, 1.0)
+    source = json.loads((PUBLIC / "trajectory.json").read_text())
+    for name in _cards.DECAYS:
+        np.testing.assert_allclose(loaded.theta[name], source[name], rtol=1e-7)
+    tensors = safetensors.numpy.load_file(PUBLIC / "model.safetensors")
+    weights = np.asarray(loaded.theta["nn"]["w1"])
+    np.testing.assert_array_equal(weights.T, tensors["network.linear_0.weight"])
+
+
+def test_public_layout_with_decays_of_its_own_warns_of_nothing(tmp_path, saved):
+    shutil.copy(saved / "model.safetensors", tmp_path)
+    config = {"hidden_layers": 1, "hidden_size": 4, "input_size": 39}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert_same(mulo.load(tmp_path).theta, theta_of(1))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"input_size": 30}, "input_size must be 39"),
+        ({"hidden_size": 16}, "'network.input.weight' must have shape"),
+        ({"hidden_layers": "one"}, "'hidden_layers' must be an integer"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*holds no decays")
+def test_public_layout_with_a_wrong_config_is_an_error(tmp_path, change, message):
+    shutil.copy(PUBLIC / "model.safetensors", tmp_path)
+    config = json.loads((PUBLIC / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(ValueError, match=message):
+        mulo.load(tmp_path)
+
+
+def test_the_safetensors_file_is_enough(saved, tmp_path):
+    assert_same(mulo.load(saved / "model.safetensors").theta, theta_of(1))
+    alone = tmp_path / "best.safetensors"
+    shutil.copy(saved / "model.safetensors", alone)
+    loaded = mulo.load(str(alone))
+    assert loaded.rule == RULE
+    assert_same(loaded.theta, theta_of(1))
+    content = bytearray(alone.read_bytes())
+    content[-1] ^= 1
+    alone.write_bytes(content)
+    with pytest.raises(ValueError, match="corrupted"):
+        mulo.load(alone)
+    alone.write_bytes((PUBLIC / "model.safetensors").read_bytes())
+    with pytest.raises(ValueError, match=r"has no card: neither card\.json nor"):
+        mulo.load(alone)
+
+
+@pytest.mark.parametrize("cut", [0, 4, 200, -1])
+def test_truncated_weights_are_an_error_with_and_without_card(saved, cut):
+    path = saved / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(ValueError, match="sha256"):
+        mulo.load(saved)
+    (saved / "card.json").unlink()
+    with pytest.raises(ValueError, match=r"safetensors"):
+        mulo.load(saved)
+
+
+def test_one_flipped_bit_is_an_error(saved):
+    path = saved / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-7] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"model\.safetensors has sha256 .* corrupted"):
+        mulo.load(saved)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sha256": "0" * 64}, "has sha256"),
+        ({"architecture": "SmallFD"}, r"did you mean 'SmallFC'\? Known: SmallFC"),
+        ({"feature_version": 99}, "feature_version 99 of SmallFC is not known"),
+        ({"factored_dims": "argsort"}, "factored_dims must be 'stable argsort'"),
+        ({"base_width": 1.0}, "base_width is 1.0 and config.base_width is 8.0"),
+        ({"config": {"hiden_size": 4}}, r"no setting 'hiden_size'; did you mean"),
+        ({"config": {"hidden_size": 4}}, "config lacks 'hidden_layers'"),
+        ({"config": None}, "config must be an object"),
+    ],
+)
+def test_a_card_that_does_not_fit_is_an_error(saved, changes, message):
+    edit_card(saved, **changes)
+    with pytest.raises(ValueError, match=message):
+        mulo.load(saved)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"hidden_size": 8}, r"'network\.input\.weight' must have shape \(8, 39\)"),
+        ({"hidden_layers": 3}, r"lacks tensor 'network\.linear_1\.weight'"),
+        ({"hidden_size": 0}, "hidden_size"),
+    ],
+)
+def test_weights_of_another_architecture_name_the_tensor(saved, config, message):
+    card = json.loads((saved / "card.json").read_text())
+    edit_card(saved, config=card["config"] | config)
+    with pytest.raises(ValueError, match=message):
+        mulo.load(saved)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop("rms_decays"), "lacks tensor 'rms_decays'"),
+        (lambda t: t.update(rms_decay=t["rms_decays"]), "did you mean 'rms_decays'"),
+        (
+            lambda t: t.update(rms_decays=t["rms_decays"].astype(np.float64)),
+            "'rms_decays' must be float32, got float64",
+        ),
+        (
+            lambda t: t.update(rms_decays=t["rms_decays"] * np.nan),
+            "'rms_decays' has NaN",
+        ),
+    ],
+)
+def test_bad_tensors_are_named(saved, change, message):
+    rewrite_tensors(saved, change)
+    with pytest.raises(ValueError, match=message):
+        mulo.load(saved)
+
+
+def test_a_card_that_is_not_json_is_an_error(saved):
+    (saved / "card.json").write_text('{"architecture": "Sma')
+    with pytest.raises(ValueError, match=r"card\.json is not valid JSON"):
+        mulo.load(saved)
+
+
+@pytest.mark.parametrize(
+    ("theta", "card", "message"),
+    [
+        (theta_of(1) | {"rms_decays": jnp.zeros(2)}, {}, "rms_decays"),
+        (theta_of(1) | {"rms_decays": jnp.array([np.inf])}, {}, "rms_decays"),
+        (theta_of(1), {"sha256": "0"}, r"card\['sha256'\] is written by mulo\.save"),
+        (theta_of(1), {"task": object()}, r"card\['task'\] must have a JSON form"),
+    ],
+)
+def test_a_refused_save_leaves_what_was_there(saved, theta, card, message):
+    with pytest.raises(ValueError, match=message):
+        mulo.save(saved, RULE, theta, card=card)
+    assert_same(mulo.load(saved).theta, theta_of(1))
+    assert sorted(os.listdir(saved)) == ["card.json", "model.safetensors"]
+
+
+class CrashError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("over", [False, True])
+@pytest.mark.parametrize("writes", [0, 1, 2])
+def test_a_crash_between_any_two_writes_leaves_old_or_new_never_a_mixture(
+    tmp_path, monkeypatch, writes, over
+):
+    other = mulo.SmallFC(hidden_size=4, step_mult=0.5)  # Same shapes, another rule.
+    if over:
+        mulo.save(tmp_path, RULE, theta_of(1), card={"run": "old"})
+    done = []
+
+    def replace(path, content, original=_theta_files._replace):
+        if len(done) == writes:
+            raise CrashError
+        done.append(path.name)
+        original(path, content)
+
+    monkeypatch.setattr(_theta_files, "_replace", replace)
+    try:
+        mulo.save(tmp_path, other, theta_of(2), card={"run": "new"})
+    except CrashError:
+        pass
+    monkeypatch.undo()
+
+    if not over and writes < 2:
+        with pytest.raises(ValueError, match=r"holds no model\.safetensors"):
+            mulo.load(tmp_path)
+    else:
+        loaded = mulo.load(tmp_path)
+        new = writes == 2
+        assert loaded.rule == (other if new else RULE)
+        assert loaded.card["run"] == ("new" if new else "old")
+        assert "previous" not in loaded.card
+        assert_same(loaded.theta, theta_of(2 if new else 1))
+    # And the next save starts from there.
+    mulo.save(tmp_path, RULE, theta_of(3))
+    assert_same(mulo.load(tmp_path).theta, theta_of(3))
+    assert sorted(os.listdir(tmp_path)) == ["card.json", "model.safetensors"]
+
+
+def test_a_reader_that_meets_a_save_halfway_reads_again(saved, monkeypatch):
+    read = Path.read_bytes
+
+    def read_bytes(path):
+        content = read(path)
+        if path.name == "card.json":  # The save happens after the card was read.
+            monkeypatch.undo()
+            mulo.save(saved, RULE, theta_of(2), card={"run": "new"})
+        return content
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    loaded = mulo.load(saved)
+    assert loaded.card["run"] == "new"
+    assert_same(loaded.theta, theta_of(2))
+
+
+def test_a_failed_write_leaves_no_temporary_file(saved, monkeypatch):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        mulo.save(saved, RULE, theta_of(2))
+    monkeypatch.undo()
+    assert sorted(os.listdir(saved)) == ["card.json", "model.safetensors"]
+    assert_same(mulo.load(saved).theta, theta_of(1))
+
+
+def test_released_names_are_found_and_unknown_ones_get_the_nearest(
+    saved, tmp_path, monkeypatch
+):
+    root = tmp_path / "mulo"
+    shutil.copytree(saved, root / "checkpoints" / "mulo-digits")
+    monkeypatch.setattr(_theta_files, "__file__", str(root / "_theta_files.py"))
+    monkeypatch.chdir(tmp_path)
+    assert_same(mulo.load("mulo-digits").theta, theta_of(1))
+    with pytest.raises(
+        ValueError, match=r"did you mean 'mulo-digits'\? Released: mulo-digits"
+    ):
+        mulo.load("mulo-digit")
+
+
+def test_names_with_nothing_released_and_missing_paths_are_errors(tmp_path):
+    with pytest.raises(ValueError, match="No theta called 'no-such-theta', and no"):
+        mulo.load("no-such-theta")
+    with pytest.raises(ValueError, match="no such file or directory"):
+        mulo.load(tmp_path / "missing")
+
+
+def test_a_directory_without_weights_says_what_it_holds(tmp_path):
+    with pytest.raises(ValueError, match=r"no model\.safetensors; it holds nothing"):
+        mulo.load(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"it holds config\.json.*runs/x/theta"):
+        mulo.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("global_step5000.pickle", b""),
+        ("theta.pt", b"PK"),
+        ("theta.state", b"\x80\x04\x95\x00"),
+    ],
+)
+def test_pickles_are_refused_unopened(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    for path in (tmp_path / name, tmp_path):
+        with pytest.raises(ValueError, match=r"looks like a pickle.*mulo\.save"):
+            mulo.load(path)
+
+
+def test_other_files_are_refused(tmp_path):
+    (tmp_path / "theta.txt").write_text("hello")
+    with pytest.raises(ValueError, match=r"is not a \.safetensors file"):
+        mulo.load(tmp_path / "theta.txt")
+
+
+def test_hub_names_are_downloaded_at_their_revision(saved, monkeypatch):
+    asked = []
+
+    def snapshot_download(repository, *, revision, allow_patterns):
+        asked.append((repository, revision, allow_patterns))
+        return str(saved)
+
+    hub = types.ModuleType("huggingface_hub")
+    monkeypatch.setattr(hub, "snapshot_download", snapshot_download, raising=False)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+    assert_same(mulo.load("hf://owner/name", revision="v1").theta, theta_of(1))
+    expected = ["model.safetensors", "card.json", "config.json"]
+    assert asked == [("owner/name", "v1", expected)]
+    with pytest.raises(ValueError, match="hf://owner/name, got 'hf://name'"):
+        mulo.load("hf://name")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ImportError, match=r'pip install "mulo\[hub\]"'):
+        mulo.load("hf://owner/name")
+    with pytest.raises(ValueError, match="revision is for hf://"):
+        mulo.load(saved, revision="v1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Descent:
+    """Gradient descent as an architecture; compiles in no time."""
+
+    base_width: float = 8.0
+
+    def transform(self, theta, *, mup=None):
+        del mup
+        return optax.with_extra_args_support(optax.scale(-theta))
+
+
+@dataclasses.dataclass(frozen=True)
+class DescentToZero:
+    """The same, and needs the length of the run."""
+
+    base_width: float = 8.0
+
+    def transform(self, theta, *, mup=None, num_steps):
+        del mup
+        return optax.with_extra_args_support(optax.scale(-theta / num_steps))
+
+
+@pytest.fixture
+def pretrained():
+    return mulo.Pretrained(Descent(), 2.0, {})
+
+
+def one_update(tx, dtype=jnp.float32):
+    rng = np.random.default_rng(0)
+    params = {k: jnp.asarray(rng.normal(size=s.size), dtype) for k, s in MUP.items()}
+    params = {"mid": params["mid"].reshape(16, 16), "bias": params["bias"]}
+    grads = jax.tree.map(lambda p: p[::-1], params)
+    updates, _ = jax.jit(tx.update)(grads, tx.init(params), params, value=1.0)
+    return params, updates
+
+
+def test_transform_is_the_rules_own_by_default():
+    pretrained = mulo.Pretrained(RULE, theta_of(1), {})
+    _, ours = one_update(pretrained.transform(mup=MUP))
+    _, theirs = one_update(RULE.transform(theta_of(1), mup=MUP))
+    assert_same(ours, theirs)
+    assert all(float(jnp.abs(u).min()) > 0 for u in ours.values())
+
+
+@pytest.mark.parametrize("learning_rate", [0.5, jnp.float32(0.5), lambda count: 0.5])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_learning_rate_scales_the_learned_step(pretrained, learning_rate, dtype):
+    _, whole = one_update(pretrained.transform(mup=MUP), dtype)
+    _, half = one_update(
+        pretrained.transform(mup=MUP, learning_rate=learning_rate), dtype
+    )
+    assert_same(half, jax.tree.map(lambda u: u / 2, whole))
+    assert all(u.dtype == dtype for u in half.values())
+
+
+def test_a_schedule_counts_steps_from_zero(pretrained):
+    schedule = optax.piecewise_constant_schedule(1.0, {1: 0.0})
+    tx = pretrained.transform(learning_rate=schedule)
+    params = {"w": jnp.ones((3, 2))}
+    updates, state = tx.update(params, tx.init(params), params)
+    assert float(jnp.abs(updates["w"]).min()) > 0
+    updates, _ = tx.update(params, state, params)
+    np.testing.assert_array_equal(updates["w"], np.zeros((3, 2)))
+
+
+@pytest.mark.parametrize(
+    ("rule", "factor"), [("independent", 1.0), ("coupled", 8 / 16)]
+)
+def test_weight_decay_is_decoupled_and_follows_its_rule(pretrained, rule, factor):
+    _, plain = one_update(pretrained.transform(mup=MUP, learning_rate=0.5))
+    tx = pretrained.transform(
+        mup=MUP, learning_rate=0.5, weight_decay=0.1, weight_decay_rule=rule
+    )
+    params, decayed = one_update(tx)
+    for name, share in (("mid", factor), ("bias", 1.0)):
+        expected = plain[name] - 0.5 * 0.1 * share * params[name]
+        np.testing.assert_allclose(decayed[name], expected, rtol=1e-5, atol=1e-7)
+
+
+def test_the_horizon_reaches_rules_that_ask_for_it_and_no_others(pretrained):
+    _, plain = one_update(pretrained.transform())
+    _, ignored = one_update(pretrained.transform(num_steps=10))
+    assert_same(ignored, plain)
+    asks = mulo.Pretrained(DescentToZero(), 2.0, {})
+    _, tenth = one_update(asks.transform(num_steps=10))
+    np.testing.assert_allclose(tenth["mid"], plain["mid"] / 10, rtol=1e-6)
+
+
+def test_transform_passes_masked_leaves(pretrained):
+    tx = pretrained.transform(mup=MUP, weight_decay=0.1, weight_decay_rule="coupled")
+    masked = optax.masked(tx, {"mid": True, "bias": False})
+    params, updates = one_update(masked)
+    np.testing.assert_array_equal(updates["bias"], params["bias"][::-1])
+    _, whole = one_update(tx)
+    np.testing.assert_allclose(updates["mid"], whole["mid"], rtol=1e-5, atol=1e-8)
+
+
+def test_bad_arguments_of_transform_are_errors(pretrained):
+    with pytest.raises(ValueError, match="must be one of independent, coupled"):
+        pretrained.transform(weight_decay_rule="both")
+
+
+@pytest.mark.filterwarnings("ignore:.*holds no decays")
+def test_public_layout_moves_parameters_as_pylo_does():
+    recorded = np.load(PUBLIC / "trajectory.npz")
+    names = [k.removeprefix("params/") for k in recorded if k.startswith("params/")]
+    params: Any = {k: jnp.asarray(recorded[f"params/{k}"]) for k in names}
+    scalings = {k: Scaling("input", 1, p.size) for k, p in params.items()}
+    scalings["l1.weight"] = Scaling("hidden", 3, 192)  # width_mult 3 of its JSON.
+    tx: Any = mulo.load(PUBLIC).transform(mup=scalings)
+    state, update = tx.init(params), jax.jit(tx.update)
+    moved = dict.fromkeys(names, 0.0)
+    for step in range(8):
+        grads = {k: jnp.asarray(recorded[f"grads/{k}"][step]) for k in names}
+        updates, state = update(grads, state, params)
+        params = {k: params[k] + updates[k] for k in names}
+        for k in names:
+            start, out = recorded[f"params/{k}"], recorded[f"out/{k}"][step]
+            moved[k] = max(moved[k], np.abs(out - start).max())
+            rounding = 2.4e-7 * np.maximum(np.abs(out), 1e-3) * (step + 1)
+            assert (np.abs(params[k] - out) <= rounding + 1e-4 * moved[k]).all(), k
