@@ -42,12 +42,15 @@ class PeerSettings:
     Attributes:
       steps_per_jit: Inner steps in one compiled scan; divides the truncation.
       stack_antithetic: Run both signs in one batch, not one after the other.
+      concat_weights: The LO's network as matrix products, else as scalar arithmetic,
+        which the peer offers for small hidden sizes.
       jit_estimate: Compile the whole estimate, not the unrolls alone. Its own trainer
         does the latter.
     """
 
     steps_per_jit: int = 50
     stack_antithetic: bool = True
+    concat_weights: bool = True
     jit_estimate: bool = False
 
 
@@ -89,6 +92,7 @@ def estimator_step(
     lopt = _load("learned_optimizers.adafac_mlp_lopt").AdafacMLPLOpt(
         hidden_size=case.hidden_size,
         step_mult=case.step_mult,
+        concat_weights=settings.concat_weights,
     )
     schedule = _load("outer_trainers.truncation_schedule").LogUniformLengthSchedule(
         min_length=case.min_steps, max_length=case.max_steps

@@ -13,13 +13,19 @@ minute, the large one a quarter of an hour, mostly the peer's.
 
 import argparse
 import dataclasses
+import math
+import os
 import sys
 from collections.abc import Sequence
 
 import jax
+import numpy as np
 
+import mulo
+import tasks
 from benchmarks import _harness
 from benchmarks import _peer_learned_optimization as peer
+from meta_train import pes, unroll
 
 _BENCHMARK = "meta_train_throughput"
 _SEED = 0
@@ -27,7 +33,33 @@ _SEED = 0
 
 def our_estimator_step(case: _harness.Case) -> _harness.Step:
     """Build our PES estimator for ``case``; a call makes one estimate and blocks."""
-    raise NotImplementedError(f"our side of case {case.name!r} is not connected yet.")
+    height, width, channels = case.image_shape
+    (units,) = set(case.widths)
+    data = f"synthetic:{height}x{width}x{channels}:{case.num_classes}"
+    rule = mulo.SmallFC(hidden_size=case.hidden_size, step_mult=case.step_mult)
+    task = tasks.get(
+        f"sp-mlp-w{units}-d{len(case.widths)}-{data}", batch_size=case.batch_size
+    )
+    config = pes.PESConfig(
+        sigma=case.sigma,
+        num_pairs=case.num_pairs,
+        trunc_steps=case.trunc_steps,
+        min_length_steps=case.min_steps,
+        max_length_steps=case.max_steps,
+    )
+    inner = unroll.Inner(rule=rule, task=task, loss_ceiling=math.inf)
+    estimator = pes.PES(inner, config, pes.make_mesh(case.num_pairs))
+    theta_key, init_key = jax.random.split(jax.random.key(_SEED))
+    theta = jax.device_put(rule.init(theta_key), estimator.replicated)
+    arrays = jax.device_put(dict(task.dataset.arrays("train")), estimator.replicated)
+    state = estimator.init(theta, init_key)
+
+    def step(key):
+        nonlocal state
+        grad, state, _ = estimator.estimate(theta, state, key, arrays, np.int32(0))
+        jax.block_until_ready((grad, state))
+
+    return step
 
 
 def peer_estimator_step(
@@ -103,6 +135,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.repeats < 1:
         parser.error(f"--repeats must be at least 1, got {args.repeats}.")
+    # As `python -m meta_train` does. The peer runs on the first device, with the
+    # thread pool of all cores.
+    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
     missing = peer.why_missing()
     if missing is not None:
         _harness.say(f"{peer.HOW_TO_ADD}\nReason: {missing}.")

@@ -5,7 +5,8 @@
 
 Variants:
   ``cpu``: 8x8 gray, width 32: CIFAR-10 for two CPU cores (about 25 minutes).
-  ``cpu_long``: the same, then 1,500 meta-steps with lengths up to 5,000.
+  ``cpu_long``: from ``runs/cifar/theta``, what ``cpu`` ends with, 1,500 further
+    meta-steps with lengths up to 10,000, for longer horizons.
   ``full``: 32x32 colour, widths 128, 512 and 1,024, for a GPU.
   ``smoke``: seconds.
 """
@@ -25,6 +26,7 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
         batch_examples=128,
         data_dir="",  # Empty: $TFDS_DATA_DIR, else ~/tensorflow_datasets.
         loss_ceiling=10.0,  # nats
+        init_theta="",  # Released name or path to go on from; empty: drawn anew.
         rule=dict(hidden_size=32, step_mult=0.01, base_width=1.0),
         pes=dict(
             sigma=0.01,  # units of theta
@@ -56,8 +58,12 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     if variant in ("cpu", "cpu_long"):
         c.tasks = ("mlp-w32-d3-cifar10:8x8:gray",)
         if variant == "cpu_long":
-            c.pes.curriculum = ((5_000, 5_000),)
-            c.run.meta_steps = 6_500
+            c.init_theta = "runs/cifar/theta"
+            c.pes.max_length_steps = 10_000
+            c.meta_optimizer.update(
+                peak_lr=1e-3, end_lr=3e-5, warmup_steps=50, decay_steps=1_500
+            )
+            c.run.meta_steps = 1_500
     elif variant == "smoke":
         c.tasks = ("mlp-w8-d2-cifar10:8x8:gray",)
         c.batch_examples = 16

@@ -16,6 +16,7 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
         batch_examples=64,
         data_dir="",  # Empty: $TFDS_DATA_DIR, else ~/tensorflow_datasets.
         loss_ceiling=10.0,  # nats
+        init_theta="",  # Released name or path to go on from; empty: drawn anew.
         rule=dict(hidden_size=32, step_mult=0.01, base_width=1.0),
         pes=dict(
             sigma=0.01,  # units of theta
@@ -47,7 +48,9 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     if variant == "smoke":
         c.tasks = ("mlp-w8-d2-digits",)
         c.rule.hidden_size = 4
-        c.pes.update(num_pairs=2, trunc_steps=5, min_length_steps=5, max_length_steps=20)
+        c.pes.update(
+            num_pairs=2, trunc_steps=5, min_length_steps=5, max_length_steps=20
+        )
         c.meta_optimizer.update(warmup_steps=1, decay_steps=6)
         c.run.update(meta_steps=6, log_steps=1, checkpoint_steps=2)
     elif variant == "demo":

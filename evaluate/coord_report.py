@@ -87,10 +87,8 @@ def png(result: coordinates.CoordResult) -> bytes:
             title=f"{layer}: slope {slope:+.2f}{'  GROWS' if bad else ''}",
             xlabel="width",
             ylabel="RMS of change" if i % columns == 0 else "",
+            alarm=bad,
         )
-        if bad:
-            axes.title.set_color("#B3261E")
-            axes.title.set_fontweight("bold")
         lines = []
         for j, step in enumerate(steps):
             change = result.changes[i, :, step - 1]

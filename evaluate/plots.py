@@ -78,7 +78,7 @@ def final_loss(config: sweep.SweepConfig, chosen: Sequence[summary.Entry]) -> Fi
 def curves(config: sweep.SweepConfig, chosen: Sequence[summary.Entry]) -> Figure:
     """Draw training loss over steps, a panel per width, with bands over seeds."""
     by_width = {w: list(g) for w, g in itertools.groupby(chosen, key=lambda e: e.width)}
-    columns = min(3, len(by_width))
+    columns = 2 if len(by_width) in (2, 4) else min(3, len(by_width))
     rows = math.ceil(len(by_width) / columns)
     fig, panels = style.figure(rows, columns, (4.4, 3.3))
     for axes in panels[len(by_width) :]:

@@ -21,7 +21,7 @@ LOOKS = {
     "adam": ("#56B4E9", "v"),
     "sgd": ("#E69F00", "D"),
 }
-INK, GRID = "#333333", "#E4E4E4"
+INK, GRID, ALARM = "#333333", "#E4E4E4", "#B3261E"
 _DPI = 130
 
 
@@ -41,9 +41,17 @@ def figure(rows: int, columns: int, panel: tuple[float, float]) -> tuple[Figure,
     return fig, list(grid.ravel())
 
 
-def dress(axes: Axes, *, title: str, xlabel: str, ylabel: str) -> None:
-    """Give a panel its title, labels and quiet grid."""
-    axes.set_title(title, fontsize=11, color=INK, loc="left")
+def dress(
+    axes: Axes, *, title: str, xlabel: str, ylabel: str, alarm: bool = False
+) -> None:
+    """Give a panel its title (red and bold for an alarm), labels and quiet grid."""
+    axes.set_title(
+        title,
+        fontsize=11,
+        color=ALARM if alarm else INK,
+        fontweight="bold" if alarm else "normal",
+        loc="left",
+    )
     axes.set_xlabel(xlabel, fontsize=10, color=INK)
     axes.set_ylabel(ylabel, fontsize=10, color=INK)
     axes.grid(True, which="major", color=GRID, linewidth=0.8)
@@ -79,11 +87,11 @@ def loss_axis(axes: Axes, values: Sequence[float]) -> None:
         axes.set_ylim(*loss_limits(values))
 
 
-def loss_limits(values: Sequence[float], margin: float = 0.06) -> tuple[float, float]:
-    """Return y limits around the finite values."""
-    finite = np.asarray([v for v in values if np.isfinite(v)] or [0.0, 1.0], np.float64)
-    low, high = float(finite.min()), float(finite.max())
-    pad = margin * ((high - low) or 1.0)
+def loss_limits(values: Sequence[float]) -> tuple[float, float]:
+    """Return y limits a little around the finite values."""
+    finite = [v for v in values if np.isfinite(v)] or [0.0, 1.0]
+    low, high = float(min(finite)), float(max(finite))
+    pad = 0.06 * ((high - low) or 1.0)
     return low - pad, high + pad
 
 

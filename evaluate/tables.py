@@ -54,15 +54,22 @@ def table(
                 str(entry.width),
                 entry.label,
                 f"{entry.learning_rate:g}{edge}",
-                "–" if train is None else f"{train.estimate:.4f}",
-                "–" if train is None else f"{train.low:.4f} … {train.high:.4f}",
-                "–" if valid is None else f"{valid.estimate:.4f}",
+                "–" if train is None else format_loss(train.estimate),
+                "–"
+                if train is None
+                else f"{format_loss(train.low)} … {format_loss(train.high)}",
+                "–" if valid is None else format_loss(valid.estimate),
                 "–" if accuracy is None else f"{100 * accuracy.estimate:.1f} %",
                 f"{entry.num_diverged}/{len(entry.results)}",
                 f"{1e3 * entry.secs_per_step():.2f}",
             ]
         )
     return rows
+
+
+def format_loss(loss: float) -> str:
+    """Write a loss with four decimals, or with three digits where it is tiny."""
+    return f"{loss:.4f}" if loss == 0 or abs(loss) >= 0.01 else f"{loss:.2e}"
 
 
 def format_table(rows: Sequence[Sequence[str]], *, rule: bool = False) -> str:

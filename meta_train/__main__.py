@@ -11,7 +11,8 @@ from ml_collections import config_flags
 from meta_train import loop, reporting, setup, workdir
 
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", help_string="File in configs/, e.g. configs/mulo_digits.py:demo.",
+    "config",
+    help_string="File in configs/, e.g. configs/mulo_digits.py:demo.",
     lock_config=True,
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run, made if absent.")

@@ -60,7 +60,7 @@ class TrainState:
     meta_step: jax.Array  # shape=(), int32. Updates of theta so far.
 
 
-class Interrupted(Exception):  # noqa: N818 - not an error of the program.
+class Interrupted(Exception):
     """A signal asked the run to stop; everything is saved."""
 
 
@@ -75,6 +75,7 @@ class MetaTrainer:
         pes_config: pes.PESConfig,
         meta_optimizer_config: meta_optimizer.MetaOptimizerConfig,
         seed: int,
+        init_theta: Any | None = None,
     ):
         """Build the estimators; compiles nothing yet.
 
@@ -84,12 +85,16 @@ class MetaTrainer:
           pes_config: Of every family's estimator.
           meta_optimizer_config: Of theta's optimizer.
           seed: Decides everything random.
+          init_theta: Where theta starts; None draws it.
 
         Raises:
-          ValueError: If there is no family.
+          ValueError: If there is no family, or ``init_theta`` is of another
+            architecture.
         """
+        if init_theta is not None:
+            rule.check_theta(init_theta)
         if not inners:
-            raise ValueError("families must name at least one task, got none.")
+            raise ValueError("tasks must name at least one task, got none.")
         mesh = pes.make_mesh(pes_config.num_pairs)
         self.rule = rule
         self.estimators = [pes.PES(inner, pes_config, mesh) for inner in inners]
@@ -97,19 +102,26 @@ class MetaTrainer:
         self.inner_steps *= len(inners)  # Per meta-step.
         self._arrays = [
             jax.device_put(
-                {k: np.asarray(v) for k, v in inner.task.dataset.arrays("train").items()},
+                {
+                    k: np.asarray(v)
+                    for k, v in inner.task.dataset.arrays("train").items()
+                },
                 self.estimators[0].replicated,
             )
             for inner in inners
         ]
         self._optimizer = meta_optimizer_config.make()
+        self._init_theta = init_theta
         self._init_key, self._step_key = jax.random.split(jax.random.key(seed))
 
     def init(self) -> TrainState:
         """Make the state before the first meta-step."""
         theta_key, runs_key = jax.random.split(self._init_key)
         replicated = self.estimators[0].replicated
-        theta = jax.device_put(self.rule.init(theta_key), replicated)
+        theta = self._init_theta
+        if theta is None:
+            theta = self.rule.init(theta_key)
+        theta = jax.device_put(jax.tree.map(jnp.array, theta), replicated)
         return TrainState(
             theta=theta,
             opt_state=jax.device_put(self._optimizer.init(theta), replicated),
@@ -156,9 +168,9 @@ class MetaTrainer:
             theta = optax.apply_updates(theta, updates)
             metrics = {
                 "meta_loss": sum(m.meta_loss for m in families) / len(families),
-                "grad_norm": optax.global_norm(grad),
-                "update_norm": optax.global_norm(updates),
-                "theta_norm": optax.global_norm(theta),
+                "grad_norm": optax.tree.norm(grad),
+                "update_norm": optax.tree.norm(updates),
+                "theta_norm": optax.tree.norm(theta),
             }
             for estimator, family in zip(self.estimators, families, strict=True):
                 name = estimator.inner.task.name
@@ -245,8 +257,8 @@ def run(
                         f"{signal.Signals(wanted).name} at meta-step {step}: saved. "
                         "The same command goes on from here."
                     )
-        if done >= config.meta_steps:
-            save(done, state)
+        if done >= config.meta_steps and not _theta_is_of(theta_dir, done):
+            save(done, state)  # Killed between the last checkpoint and its theta.
     finally:
         progress.close()
         checkpoints.close()
@@ -255,8 +267,15 @@ def run(
     return theta_dir
 
 
+def _theta_is_of(directory: pathlib.Path, meta_step: int) -> bool:
+    try:
+        return mulo.load(directory).card.get("meta_step") == meta_step
+    except (ValueError, OSError):
+        return False
+
+
 class _Signals:
-    """Notes SIGTERM, SIGINT and SIGUSR1 until asked; acts on a second SIGINT at once."""
+    """Notes SIGTERM, SIGINT and SIGUSR1; a second SIGINT interrupts at once."""
 
     _CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 

@@ -55,16 +55,19 @@ class MetaOptimizerConfig:
                 f"{self.warmup_steps} with decay_steps {self.decay_steps}."
             )
 
-    def make(self) -> optax.GradientTransformation:
-        """Build the optax transformation."""
-        schedule = optax.warmup_cosine_decay_schedule(
+    def schedule(self) -> optax.Schedule:
+        """Learning rate by meta-step: linear warm-up, cosine decay, constant."""
+        return optax.warmup_cosine_decay_schedule(
             init_value=1e-7 * self.peak_lr,
             peak_value=self.peak_lr,
             warmup_steps=self.warmup_steps,
             decay_steps=self.decay_steps,
             end_value=self.end_lr,
         )
-        adamw = optax.adamw(schedule, weight_decay=self.weight_decay)
+
+    def make(self) -> optax.GradientTransformation:
+        """Build the optax transformation."""
+        adamw = optax.adamw(self.schedule(), weight_decay=self.weight_decay)
         clip = optax.clip_by_global_norm(self.clip_norm)
         order = (clip, adamw) if self.clip_order == "before" else (adamw, clip)
         return optax.chain(*order)

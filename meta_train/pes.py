@@ -32,7 +32,6 @@ from jax import flatten_util
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from meta_train import unroll
-from tasks import base
 
 Theta = Any
 

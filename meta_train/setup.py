@@ -23,9 +23,10 @@ def build(config: Mapping[str, Any]) -> loop.MetaTrainer:
       config: As the files in ``configs/`` return it, as a plain nested dict.
 
     Raises:
-      ValueError: If a value is out of range or a task unknown.
+      ValueError: If a value is out of range, a task or theta unknown.
     """
     rule = mulo.SmallFC(**config["rule"])
+    init_theta = config["init_theta"] and mulo.load(config["init_theta"]).theta
     inners = [
         unroll.Inner(
             rule=rule,
@@ -46,6 +47,7 @@ def build(config: Mapping[str, Any]) -> loop.MetaTrainer:
             **config["meta_optimizer"]
         ),
         seed=config["run"]["seed"],
+        init_theta=init_theta or None,
     )
 
 
@@ -55,8 +57,8 @@ def card(config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "meta_training": dict(config),
         "data": sorted({tasks.names.parse(name).data for name in config["tasks"]}),
-        "hardware": f"{len(devices)} x {devices[0].device_kind}, {os.cpu_count()} CPUs, "
-        f"{platform.machine()}",
+        "hardware": f"{len(devices)} x {devices[0].device_kind}, "
+        f"{os.cpu_count()} CPUs, {platform.machine()}",
         "jax": jax.__version__,
         "git_commit": git_commit(),
         "started": time.strftime("%Y-%m-%d", time.gmtime()),

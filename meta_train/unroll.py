@@ -92,6 +92,6 @@ class Inner:
 
 def is_finite(params: optax.Params) -> jax.Array:
     """Whether every parameter is finite: shape=(), bool."""
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(p)) for p in jax.tree.leaves(params)]))
-
-
+    return jnp.all(
+        jnp.stack([jnp.all(jnp.isfinite(p)) for p in jax.tree.leaves(params)])
+    )

@@ -82,6 +82,11 @@ class SmallFC:
             object.__setattr__(self, name, decays)  # Lists from JSON become tuples.
             if not decays or not all(0.0 <= d < 1.0 for d in decays):
                 raise ValueError(f"{name} must lie in [0, 1), got {decays}.")
+        if len(self.initial_rms_decays) != 1:
+            raise ValueError(
+                "initial_rms_decays must be one decay, as published, got "
+                f"{self.initial_rms_decays}."
+            )
         if len(self.initial_adafactor_decays) != len(self.initial_momentum_decays):
             raise ValueError(
                 "initial_adafactor_decays must be as many as "
@@ -93,10 +98,7 @@ class SmallFC:
     @property
     def num_inputs(self) -> int:
         """Inputs of the MLP: 28 normalized features and 11 of time by default."""
-        momenta = len(self.initial_momentum_decays)
-        rms = len(self.initial_rms_decays)
-        features = 2 + momenta * (1 + rms) + 2 * rms + 6 * momenta
-        return features + len(leaf_lib.TIMESCALES)
+        return 4 + 8 * len(self.initial_momentum_decays) + len(leaf_lib.TIMESCALES)
 
     def init(self, key: jax.Array) -> Theta:
         """Draw meta-parameters.
@@ -208,9 +210,7 @@ class SmallFC:
             num_momenta = len(self.initial_momentum_decays)
             return SmallFCState(
                 count=jnp.zeros((), jnp.int32),
-                leaves=jax.tree.map(
-                    lambda p: leaf_lib.init(p, num_momenta), params
-                ),
+                leaves=jax.tree.map(lambda p: leaf_lib.init(p, num_momenta), params),
             )
 
         def update_fn(updates, state, params=None, **extra_args):

@@ -18,7 +18,7 @@ the long vector, L arrays in it, H hidden units.
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -186,8 +186,9 @@ def update_factored(network, decays, exp_mult, grad, param, state):
         hidden = hidden + (share_a[..., :, None, :] + share_b[..., None, :, :])
         return _later_layers(hidden, network.layers, exp_mult)
 
-    out = _in_blocks(run, factoring.shape, (g, p, m, v, factor_a, share_a),
-                     (factor_b, share_b))
+    out = _in_blocks(
+        run, factoring.shape, (g, p, m, v, factor_a, share_a), (factor_b, share_b)
+    )
     return factoring.merge(out, jnp.shape(grad)), LeafState(
         momentum, rms, along_a, along_b
     )
@@ -282,9 +283,7 @@ def _update_long_vector(network, decays, exp_mult, grads, params, states):
 def _moments(decays, grad, param, state):
     """Gradient and parameters in float32, momenta (M, …) and second moment, new."""
     grad = jnp.asarray(grad, jnp.float32)
-    momentum = _ema(
-        _expand(decays.momentum, grad.ndim + 1), state.momentum, grad[None]
-    )
+    momentum = _ema(_expand(decays.momentum, grad.ndim + 1), state.momentum, grad[None])
     rms = _ema(decays.rms.reshape((1,) * grad.ndim), state.rms, jnp.square(grad))
     return grad, jnp.asarray(param, jnp.float32), momentum, rms
 

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -5,7 +7,8 @@ from evaluate import statistics
 
 
 def interval(scores, **changes):
-    settings = {"num_samples": 500, "confidence": 0.95, "seed": 0} | changes
+    settings: dict[str, Any] = {"num_samples": 500, "confidence": 0.95, "seed": 0}
+    settings |= changes
     return statistics.bootstrap_interval(np.array(scores), **settings)
 
 
@@ -70,7 +73,7 @@ def test_scores_that_are_not_finite_are_an_error():
 
 
 def test_difference_is_negative_where_the_first_is_lower():
-    settings = {"num_samples": 500, "confidence": 0.95, "seed": 0}
+    settings: dict[str, Any] = {"num_samples": 500, "confidence": 0.95, "seed": 0}
     low, high = np.array([1.0, 1.1, 1.2]), np.array([2.0, 2.1, 2.2])
     found = statistics.bootstrap_difference(low, high, **settings)
     assert found.estimate == pytest.approx(-1.0)

@@ -16,6 +16,13 @@ from configs import evaluate_width
 from evaluate import cells, run, sweep, training
 
 ROOT = pathlib.Path(__file__).parent.parent
+# Small, because compiling it is what these tests spend their time on.
+RULE = mulo.SmallFC(
+    hidden_size=2,
+    hidden_layers=1,
+    initial_momentum_decays=(0.9,),
+    initial_adafactor_decays=(0.9,),
+)
 
 
 def small_config():
@@ -35,20 +42,19 @@ def cell_files(workdir):
 @pytest.fixture(scope="module")
 def theta(tmp_path_factory):
     folder = tmp_path_factory.mktemp("theta")
-    rule = mulo.SmallFC(hidden_size=4)
-    mulo.save(folder, rule, rule.init(jax.random.key(0)))
+    mulo.save(folder, RULE, RULE.init(jax.random.key(0)))
     return folder
 
 
 @pytest.fixture(scope="module")
 def finished(theta, tmp_path_factory):
-    """Run both shards of a sweep; return its workdir and what they left on the way."""
+    """Run a small shard of a sweep, then all; return what each of them left."""
     workdir = tmp_path_factory.mktemp("sweep")
     arguments = {"theta": str(theta), "sp_theta": None, "command": "the <command>"}
-    assert run.run(small_config(), workdir, shard="1/2", **arguments) == 0
+    assert run.run(small_config(), workdir, shard="16/16", **arguments) == 0
     between = [path.name for path in cell_files(workdir)]
     reported_early = (workdir / "report.html").exists()
-    assert run.run(small_config(), workdir, shard="2/2", **arguments) == 0
+    assert run.run(small_config(), workdir, **arguments) == 0
     return workdir, between, reported_early
 
 
@@ -58,11 +64,11 @@ def rerun(finished, theta, config=None):
     )
 
 
-def test_the_last_shard_writes_the_report(finished):
+def test_the_report_waits_for_every_shard(finished):
     workdir, between, reported_early = finished
     # 2 widths x (1 + 3 rates of mu_adam, one of them the untuned) x 2 seeds.
     assert len(cell_files(workdir)) == 16
-    assert len(between) == 8
+    assert len(between) == 1
     assert not reported_early
     assert (workdir / "report.html").exists()
 
@@ -70,7 +76,8 @@ def test_the_last_shard_writes_the_report(finished):
 def test_the_outputs_agree_and_hold_every_entry(finished):
     workdir, _, _ = finished
     summary = json.loads((workdir / "summary.json").read_text())
-    rows = list(csv.DictReader((workdir / "results.csv").open()))
+    text = (workdir / "results.csv").read_text()
+    rows = list(csv.DictReader(text.splitlines()))
     assert len(rows) == 16
     labels = [(entry["width"], entry["label"]) for entry in summary["entries"]]
     names = ["mulo", "mu_adam", "mu_adam (untuned)"]
@@ -151,8 +158,7 @@ def test_a_complete_sweep_compiles_nothing(finished, theta, monkeypatch):
 
 def test_another_theta_or_horizon_does_not_reuse_results(finished, theta):
     config = sweep.SweepConfig.from_dict(small_config().to_dict())
-    rule = mulo.SmallFC(hidden_size=4)
-    other = mulo.Pretrained(rule, rule.init(jax.random.key(1)), {})
+    other = mulo.Pretrained(RULE, RULE.init(jax.random.key(1)), {})
     missing = [
         cell.program.optimizer
         for cell in sweep.plan(config, {"mulo": other})
@@ -188,15 +194,15 @@ def command_line(workdir, *more):
         "--config=configs/evaluate_width.py:smoke",
         "--config.task=mlp-d1-synthetic:4x4x1:3",
         "--config.widths=(4,)",
-        "--config.optimizers=('mu_adam','adamw')",
+        "--config.optimizers=('adamw',)",
         f"--workdir={workdir}",
     ]
     return [sys.executable, "-m", "evaluate", *flags, *more]
 
 
 def test_a_killed_sweep_leaves_whole_cells_and_continues(tmp_path):
-    # Without a result of adamw yet, so that the kill comes amid work.
-    command = command_line(tmp_path, "--config.horizon_steps=40000")
+    # Long enough for the kill to come while the next of the four is trained.
+    command = command_line(tmp_path, "--config.horizon_steps=20000")
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     with subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL
@@ -209,7 +215,7 @@ def test_a_killed_sweep_leaves_whole_cells_and_continues(tmp_path):
         process.send_signal(signal.SIGKILL)
         process.wait()
     survivors = {path: path.read_bytes() for path in tmp_path.glob("cells/*.json")}
-    assert 1 <= len(survivors) < 10
+    assert 1 <= len(survivors) < 4
     for content in survivors.values():
         json.loads(content)
     done = subprocess.run(
@@ -217,9 +223,7 @@ def test_a_killed_sweep_leaves_whole_cells_and_continues(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""  # No progress bar: this is no terminal.
-    assert (
-        f"{10 - len(survivors)} cells run, {len(survivors)} were there" in done.stdout
-    )
+    assert f"{4 - len(survivors)} cells run, {len(survivors)} were there" in done.stdout
     assert done.stdout.splitlines()[-1] == f"report: {tmp_path / 'report.html'}"
     assert all(path.read_bytes() == content for path, content in survivors.items())
 

@@ -1,0 +1,155 @@
+import dataclasses
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import mulo
+from configs import mulo_m
+from meta_train import loop, meta_optimizer, reporting, setup, workdir
+
+
+def small_config(tasks=("mlp-w4-d1-synthetic:2x2x1:2",), **pes):
+    c = mulo_m.get_config("smoke").to_dict()
+    c["tasks"], c["batch_examples"], c["rule"]["hidden_size"] = tasks, 4, 2
+    c["pes"] |= pes
+    return c
+
+
+def test_the_gradients_of_several_families_are_averaged():
+    names = ("mlp-w4-d1-synthetic:2x2x1:2", "mlp-w6-d1-synthetic:2x2x1:2")
+    trainer = setup.build(small_config(names))
+    state = trainer.init()
+    key = jax.random.fold_in(trainer._step_key, 0)
+    grads = [
+        estimator.estimate(
+            state.theta,
+            jax.tree.map(jnp.copy, state.estimators[i]),
+            jax.random.fold_in(key, i),
+            trainer._arrays[i],
+            state.meta_step,
+        )[0]
+        for i, estimator in enumerate(trainer.estimators)
+    ]
+    mean = jax.tree.map(lambda a, b: (a + b) / 2, *grads)
+    assert not np.allclose(grads[0]["nn"]["w0"], grads[1]["nn"]["w0"])
+    new, metrics = trainer.step(state)
+    assert float(metrics["grad_norm"]) == pytest.approx(
+        float(optax.tree.norm(mean)), rel=1e-4
+    )
+    losses = [float(metrics[f"{name}/meta_loss"]) for name in names]
+    assert float(metrics["meta_loss"]) == pytest.approx(np.mean(losses), rel=1e-6)
+    assert int(new.meta_step) == 1
+    tx = meta_optimizer.MetaOptimizerConfig(
+        **mulo_m.get_config("smoke").meta_optimizer
+    ).make()
+    theta = trainer.init().theta
+    updates, _ = tx.update(mean, tx.init(theta), theta)
+    want = optax.apply_updates(theta, updates)
+    np.testing.assert_allclose(new.theta["nn"]["w0"], want["nn"]["w0"], rtol=1e-5)
+
+
+def test_clipping_before_adamw_bounds_what_it_sees_and_after_its_update():
+    gradient = {"w": jnp.asarray([300.0, -400.0])}
+    params = {"w": jnp.zeros(2)}
+    plain = dict(
+        peak_lr=2.0, end_lr=2.0, warmup_steps=0, decay_steps=10, weight_decay=0.0
+    )
+
+    def first(order):
+        config = meta_optimizer.MetaOptimizerConfig(
+            **plain, clip_norm=1.0, clip_order=order
+        )
+        tx = config.make()
+        return tx.update(gradient, tx.init(params), params)
+
+    before, state = first("before")
+    after, _ = first("after")
+    # Adam's first update is the learning rate times the sign.
+    np.testing.assert_allclose(before["w"], [-2.0, 2.0], rtol=1e-4)
+    np.testing.assert_allclose(after["w"], [-(0.5**0.5), 0.5**0.5], rtol=1e-4)
+    moment = optax.tree.get(state, "mu")["w"]
+    np.testing.assert_allclose(moment, [0.1 * 0.6, -0.1 * 0.8], rtol=1e-5)
+
+
+def test_the_learning_rate_warms_up_and_decays_as_published():
+    rate = meta_optimizer.MetaOptimizerConfig(
+        peak_lr=3e-3, end_lr=1e-3, warmup_steps=100, decay_steps=4_900
+    ).schedule()
+    assert 0 <= rate(0) < 1e-9
+    assert rate(50) == pytest.approx(1.5e-3)
+    assert rate(100) == pytest.approx(3e-3)
+    assert rate(2_500) == pytest.approx(2e-3)  # Half way from 100 to 4,900.
+    assert rate(4_900) == rate(5_000) == pytest.approx(1e-3)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"clip_order": "never"}, r"clip_order must be one of .* got 'never'"),
+        ({"warmup_steps": 5_000}, r"warmup_steps must lie in \[0, decay_steps\)"),
+        ({"peak_lr": 0.0}, "peak_lr must be > 0"),
+        ({"end_lr": -1.0}, "end_lr must be >= 0"),
+    ],
+)
+def test_a_bad_meta_optimizer_is_refused(config, message):
+    with pytest.raises(ValueError, match=message):
+        meta_optimizer.MetaOptimizerConfig(**config)
+
+
+def test_a_theta_gone_infinite_stops_the_run_and_keeps_the_last_checkpoint(tmp_path):
+    trainer = setup.build(small_config())
+    step = trainer.step
+
+    def spoiled(state):
+        state, metrics = step(state)
+        if int(state.meta_step) == 3:
+            theta = jax.tree.map(lambda x: x * jnp.nan, state.theta)
+            state = dataclasses.replace(state, theta=theta)
+            metrics |= {"theta_norm": jnp.nan}
+        return state, metrics
+
+    trainer.step = spoiled
+    config = loop.RunConfig(
+        seed=7, meta_steps=9, log_steps=1, checkpoint_steps=2, keep_checkpoints=1
+    )
+    with pytest.raises(FloatingPointError, match=r"meta-step 3 \(seed 7, tasks \['mlp"):
+        loop.run(trainer, config, tmp_path, card={})
+    assert mulo.load(tmp_path / "theta").card["meta_step"] == 2
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_line_cut_short_and_lines_done_again_leave_the_metrics(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    rows = [json.dumps({"meta_step": i, "meta_loss": 1.0}) for i in range(1, 6)]
+    path.write_text("\n".join(rows) + '\n{"meta_st')
+    log = reporting.MetricsLog(tmp_path, first_step=3)
+    log.write({"meta_step": 4, "meta_loss": 2.0})
+    log.close()
+    steps = [json.loads(line)["meta_step"] for line in path.read_text().splitlines()]
+    assert steps == [1, 2, 3, 4]
+
+
+def test_a_workdir_belongs_to_one_config(tmp_path):
+    config = {"a": {"b": 1, "c": (1, 2)}, "d": "x"}
+    workdir.claim(tmp_path / "run", config)
+    workdir.claim(tmp_path / "run", config)  # Tuples come back from JSON as lists.
+    with pytest.raises(ValueError, match=r"a\.b: 1 there, 2 here\n  e: \(absent\) the"):
+        workdir.claim(tmp_path / "run", config | {"a": {"b": 2, "c": (1, 2)}, "e": 0})
+
+
+def test_a_run_without_tasks_is_refused():
+    with pytest.raises(ValueError, match="tasks must name at least one task"):
+        setup.build(small_config(tasks=()))
+
+
+def test_the_papers_recipe_steps_on_data_of_its_shape():
+    config = mulo_m.get_config("smoke").to_dict()
+    trainer = setup.build(config)
+    assert trainer.inner_steps == 2 * (2 * 2) * 2  # Families, particles, steps.
+    _, metrics = trainer.step(trainer.init())
+    assert float(metrics["meta_loss"]) == pytest.approx(math.log(1000), abs=0.3)

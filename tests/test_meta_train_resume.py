@@ -1,0 +1,174 @@
+"""Runs as users start them: real processes, really killed."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+import mulo
+
+ROOT = pathlib.Path(__file__).parent.parent
+COMMAND = [
+    sys.executable,
+    "-m",
+    "meta_train",
+    "--config=configs/mulo_digits.py:smoke",
+    "--config.run.meta_steps=16",
+    "--config.run.checkpoint_steps=3",
+]
+
+
+def start(workdir, *arguments):
+    return subprocess.Popen(
+        [*COMMAND, f"--workdir={workdir}", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process):
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def lines(workdir):
+    path = workdir / "metrics.jsonl"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def wait_for(process, workdir, count):
+    """Wait until the run has written ``count`` lines of metrics."""
+    deadline = time.monotonic() + 240
+    while len(lines(workdir)) < count:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def state(workdir):
+    """Every array of the newest checkpoint, by path."""
+    with ocp.CheckpointManager((workdir / "checkpoints").absolute()) as manager:
+        step = manager.latest_step()
+        tree = ocp.PyTreeCheckpointer().restore(
+            manager.directory / str(step) / "default",
+            restore_args=jax.tree.map(
+                lambda _: ocp.ArrayRestoreArgs(restore_type=np.ndarray),
+                manager.item_metadata(step),
+            ),
+        )
+    leaves = {}
+
+    def collect(prefix, node):
+        if isinstance(node, dict):
+            items = node.items()
+        elif isinstance(node, list | tuple):
+            items = enumerate(node)
+        else:
+            leaves[prefix] = np.asarray(node)
+            return
+        for key, value in items:
+            collect(f"{prefix}/{key}", value)
+
+    collect("", tree)
+    return step, leaves
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nobody disturbs."""
+    workdir = tmp_path_factory.mktemp("whole")
+    code, out, err = finish(start(workdir))
+    assert code == 0, err
+    assert f"theta: {workdir / 'theta'}" in out
+    return workdir
+
+
+def metrics_without_timing(workdir):
+    parsed = [json.loads(line) for line in lines(workdir)]
+    return [
+        {k: v for k, v in line.items() if k != "inner_steps_per_s"} for line in parsed
+    ]
+
+
+@pytest.mark.filterwarnings("ignore:Sharding info not provided:UserWarning")
+def test_a_killed_run_continues_bit_identically(whole, tmp_path):
+    process = start(tmp_path)
+    wait_for(process, tmp_path, 8)
+    process.send_signal(signal.SIGKILL)
+    finish(process)
+    assert process.returncode == -signal.SIGKILL
+    assert len(lines(tmp_path)) < 16  # It was indeed in the middle.
+    code, _, err = finish(start(tmp_path))
+    assert code == 0, err
+    step, got = state(tmp_path)
+    want_step, want = state(whole)
+    assert step == want_step == 16
+    assert got.keys() == want.keys()
+    names = " ".join(got)
+    for part in ("theta", "opt_state", "pert_sum", "momentum", "params", "length"):
+        assert part in names
+    for name, array in want.items():
+        np.testing.assert_array_equal(got[name], array, err_msg=name)
+    assert metrics_without_timing(tmp_path) == metrics_without_timing(whole)
+    ours, theirs = mulo.load(tmp_path / "theta"), mulo.load(whole / "theta")
+    np.testing.assert_array_equal(ours.theta["nn"]["w0"], theirs.theta["nn"]["w0"])
+    assert ours.card["meta_step"] == 16
+
+
+def test_sigterm_saves_and_stops_and_the_run_goes_on(whole, tmp_path):
+    process = start(tmp_path, "--config.run.checkpoint_steps=1000")
+    wait_for(process, tmp_path, 5)
+    process.send_signal(signal.SIGTERM)
+    code, _, err = finish(process)
+    assert code == 130
+    assert "SIGTERM at meta-step" in err
+    assert "saved" in err
+    done = len(lines(tmp_path))
+    assert (tmp_path / "checkpoints" / str(done)).is_dir()
+    assert mulo.load(tmp_path / "theta").card["meta_step"] == done
+
+
+def test_another_config_is_refused_and_the_keys_named(whole):
+    before = (whole / "metrics.jsonl").read_bytes()
+    code, _, err = finish(start(whole, "--config.pes.sigma=0.5"))
+    assert code == 1
+    assert "pes.sigma: 0.01 there, 0.5 here" in err
+    assert "Traceback" not in err
+    assert (whole / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_finished_run_started_again_changes_nothing(whole):
+    before = (whole / "metrics.jsonl").read_bytes()
+    theta = (whole / "theta" / "model.safetensors").read_bytes()
+    code, _, err = finish(start(whole))
+    assert code == 0, err
+    assert (whole / "metrics.jsonl").read_bytes() == before
+    assert (whole / "theta" / "model.safetensors").read_bytes() == theta
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--config.tasks=('mlp-w8-d2-digit',)", "digits"),
+        ("--config.rule.hidden_size=0", "hidden_size must be an integer >= 1"),
+        ("--config.pes.sigma=-1.0", "pes.sigma must be > 0"),
+    ],
+)
+def test_a_bad_value_is_an_error_that_leaves_no_run_behind(tmp_path, argument, message):
+    workdir = tmp_path / "run"
+    code, _, err = finish(start(workdir, argument))
+    assert code == 1
+    assert message in err
+    assert "Traceback" not in err
+    assert not workdir.exists()
