@@ -27,8 +27,8 @@ import numpy as np
 TIMESCALES = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000)  # Steps.
 
 # Parameters sent through the network at once on CPUs, where two hidden layers of a
-# block should fit the second-level cache. Accelerators take the whole array.
-_CPU_BLOCK_SIZE = 4096
+# block stay in cache. Accelerators take the whole array.
+_CPU_BLOCK_SIZE = 16_384
 
 _MAX_VECTORS = 32  # Arrays in one long vector: normalizing it takes N * L products.
 

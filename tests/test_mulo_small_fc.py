@@ -95,7 +95,7 @@ SMALL_SHAPES = {
     "column": (5, 1),
 }
 # Blocks of rows with a rest, rows wider than a block, blocks under unfactored axes.
-BLOCK_SHAPES = {"rest": (97, 130), "long_rows": (3, 5000), "conv": (2, 2, 70, 65)}
+BLOCK_SHAPES = {"rest": (300, 130), "long_rows": (3, 20_000), "conv": (2, 2, 130, 135)}
 
 
 def problem(shapes, seed=0):
