@@ -26,12 +26,12 @@ def main(argv) -> None:
     # One virtual device per core: particles are shared out as on a cluster.
     jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
     config = _CONFIG.value.to_dict()
-    directory = pathlib.Path(_WORKDIR.value)
+    directory = pathlib.Path(_WORKDIR.value or "")
     try:
         run_config = setup.run_config(config)
         trainer = setup.build(config)
         workdir.claim(directory, config)
-        writers = []
+        writers: list[reporting.Writer] = []
         if config["report"]["tensorboard"]:
             writers.append(reporting.TensorBoard(directory))
         if config["report"]["wandb"]:

@@ -187,7 +187,7 @@ def run(
     workdir: pathlib.Path,
     *,
     card: Mapping[str, Any],
-    writers: Sequence[Any] = (),
+    writers: Sequence[reporting.Writer] = (),
 ) -> pathlib.Path:
     """Meta-train to the end, going on from the newest checkpoint if there is one.
 
@@ -196,7 +196,7 @@ def run(
       config: How long, and what to write.
       workdir: Claimed by this config already (:func:`meta_train.workdir.claim`).
       card: Facts about the run for theta's card.
-      writers: More sinks for metrics lines: objects with ``write`` and ``close``.
+      writers: More sinks for metrics lines.
 
     Returns:
       The directory of theta.

@@ -232,7 +232,9 @@ class PES:
         def advance(theta, state, keys, arrays, longest):
             local_pairs = keys.shape[0]
             return jax.lax.map(
-                lambda pair: self._advance_pair(theta, *pair, arrays, longest),
+                lambda pair: self._advance_pair(
+                    theta, pair[0], pair[1], arrays, longest
+                ),
                 (state, keys),
                 batch_size=self._pairs_at_once(local_pairs),
             )

@@ -5,11 +5,21 @@ import os
 import pathlib
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import tqdm
 
 from meta_train import workdir as workdir_lib
+
+
+class Writer(Protocol):
+    """Takes metrics lines."""
+
+    def write(self, metrics: Mapping[str, Any]) -> None:
+        """Take one line; ``meta_step`` among its keys."""
+
+    def close(self) -> None:
+        """Finish."""
 
 
 class MetricsLog:
@@ -22,7 +32,7 @@ class MetricsLog:
             kept = [
                 line
                 for line in path.read_text().splitlines()
-                if _step_of(line) is not None and _step_of(line) <= first_step
+                if (step := _step_of(line)) is not None and step <= first_step
             ]
             workdir_lib.write_text(path, "".join(f"{line}\n" for line in kept))
         self._file = path.open("a")
@@ -78,7 +88,7 @@ class TensorBoard:
     def __init__(self, workdir: pathlib.Path):
         """Open ``<workdir>/tensorboard``."""
         try:
-            import tensorboardX
+            import tensorboardX  # pyrefly: ignore[missing-import] - an extra.
         except ImportError as error:
             raise ValueError(
                 "report.tensorboard needs an extra: pip install 'mulo[tensorboard]'."
@@ -102,7 +112,7 @@ class WandB:
     def __init__(self, workdir: pathlib.Path, config: Mapping[str, Any]):
         """Start a run, or go on with the one begun in this workdir."""
         try:
-            import wandb
+            import wandb  # pyrefly: ignore[missing-import] - an extra.
         except ImportError as error:
             raise ValueError(
                 "report.wandb needs an extra: pip install 'mulo[wandb]'."

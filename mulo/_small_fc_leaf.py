@@ -62,7 +62,9 @@ class Network(NamedTuple):
 
 def fold_time(theta_nn: dict[str, jax.Array], count: jax.Array) -> Network:
     """Fold ``tanh(count / timescale - 1)`` into the first layer's bias."""
-    time = jnp.tanh(count.astype(jnp.float32) / np.float32(TIMESCALES) - 1.0)
+    time = jnp.tanh(
+        count.astype(jnp.float32) / np.asarray(TIMESCALES, np.float32) - 1.0
+    )
     split = theta_nn["w0"].shape[0] - len(TIMESCALES)
     layers = range(1, len(theta_nn) // 2)
     return Network(
@@ -253,7 +255,9 @@ def _update_long_vector(network, decays, exp_mult, grads, params, states):
     member = np.repeat(np.eye(len(sizes), dtype=np.float32), sizes, axis=0)
     exact = jax.lax.Precision.HIGHEST
     mean_square = jnp.matmul(
-        jnp.square(features), member / np.float32(sizes)[None], precision=exact
+        jnp.square(features),
+        member / np.asarray(sizes, np.float32)[None],
+        precision=exact,
     )
     features *= jnp.matmul(_inverse_rms(mean_square), member.T, precision=exact)
     # Row and column features coincide here: their weights add up.

@@ -153,7 +153,7 @@ def command(folder, *more):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
 
 

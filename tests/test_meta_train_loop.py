@@ -80,7 +80,7 @@ def test_the_learning_rate_warms_up_and_decays_as_published():
     rate = meta_optimizer.MetaOptimizerConfig(
         peak_lr=3e-3, end_lr=1e-3, warmup_steps=100, decay_steps=4_900
     ).schedule()
-    assert 0 <= rate(0) < 1e-9
+    assert 0 <= float(rate(0)) < 1e-9
     assert rate(50) == pytest.approx(1.5e-3)
     assert rate(100) == pytest.approx(3e-3)
     assert rate(2_500) == pytest.approx(2e-3)  # Half way from 100 to 4,900.
@@ -101,7 +101,9 @@ def test_a_bad_meta_optimizer_is_refused(config, message):
         meta_optimizer.MetaOptimizerConfig(**config)
 
 
-def test_a_theta_gone_infinite_stops_the_run_and_keeps_the_last_checkpoint(tmp_path):
+def test_a_theta_gone_infinite_stops_the_run_and_keeps_the_last_checkpoint(
+    tmp_path, monkeypatch
+):
     trainer = setup.build(small_config())
     step = trainer.step
 
@@ -113,7 +115,7 @@ def test_a_theta_gone_infinite_stops_the_run_and_keeps_the_last_checkpoint(tmp_p
             metrics |= {"theta_norm": jnp.nan}
         return state, metrics
 
-    trainer.step = spoiled
+    monkeypatch.setattr(trainer, "step", spoiled)
     config = loop.RunConfig(
         seed=7, meta_steps=9, log_steps=1, checkpoint_steps=2, keep_checkpoints=1
     )

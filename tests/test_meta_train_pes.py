@@ -1,5 +1,6 @@
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -48,12 +49,12 @@ class Drift:
 THETA = {"v": jnp.asarray([0.05, -0.02])}
 
 
-def estimator(inner=None, **config):
+def estimator(inner: Any = None, **config: Any) -> pes.PES:
     config = {"num_pairs": 4, "trunc_steps": 3, "min_length_steps": 6} | config
     config = {"max_length_steps": config["min_length_steps"]} | config
-    config = pes.PESConfig(**config)
+    checked = pes.PESConfig(**config)
     inner = Drift() if inner is None else inner
-    return pes.PES(inner, config, pes.make_mesh(config.num_pairs))
+    return pes.PES(inner, checked, pes.make_mesh(checked.num_pairs))
 
 
 def run(est, theta, steps, seed=0):

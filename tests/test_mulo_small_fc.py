@@ -272,8 +272,9 @@ def test_an_update_without_parameters_is_refused():
 
 def test_row_and_column_roles_use_a_stable_sort():
     # Square axes tie: the later one is d0, so rows are indexed by the earlier.
-    assert _small_fc_leaf.Factoring.of((5, 5)).rows_along_a
-    assert _small_fc_leaf.Factoring.of((4, 9)).rows_along_a
-    assert not _small_fc_leaf.Factoring.of((9, 4)).rows_along_a
-    assert _small_fc_leaf.Factoring.of((64, 64, 3, 3)).order == (2, 3, 0, 1)
-    assert _small_fc_leaf.Factoring.of((7,)) is None
+    of = _small_fc_leaf.Factoring.of
+    assert of((5, 5)).rows_along_a
+    assert of((4, 9)).rows_along_a
+    assert not of((9, 4)).rows_along_a
+    assert of((64, 64, 3, 3)).order == (2, 3, 0, 1)
+    assert of((7,)) is None
