@@ -66,7 +66,7 @@ def peer_estimator_step(
     case: _harness.Case, settings: peer.PeerSettings | None = None
 ) -> _harness.Step:
     """Build the peer's PES estimator, by default with its best settings."""
-    settings = settings or peer.PeerSettings(steps_per_jit=case.trunc_steps)
+    settings = settings or peer.best_settings(case)
     return peer.estimator_step(case, settings, jax.random.key(_SEED))
 
 
@@ -135,9 +135,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.repeats < 1:
         parser.error(f"--repeats must be at least 1, got {args.repeats}.")
-    # As `python -m meta_train` does. The peer runs on the first device, with the
-    # thread pool of all cores.
-    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
     missing = peer.why_missing()
     if missing is not None:
         _harness.say(f"{peer.HOW_TO_ADD}\nReason: {missing}.")
@@ -156,4 +153,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    # As `python -m meta_train` does. The peer runs on the first device, with the
+    # thread pool of all cores.
+    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
     sys.exit(main())

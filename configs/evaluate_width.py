@@ -55,10 +55,11 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
         sgd=dict(momentum=0.9),
     )
     if variant == "demo":
-        c.widths = (32, 64, 128, 256)
-        c.num_seeds = 2
-        c.learning_rates.mu_adam = (3e-2, 1e-1, 3e-1, 1.0)
-        c.learning_rates.adamw = (1e-3, 3e-3, 1e-2, 3e-2)
+        c.widths = (32, 128, 512, 1024)
+        c.num_seeds = 1
+        c.batch_examples = 32
+        c.learning_rates.mu_adam = (1e-3, 3e-2, 1e-1, 3e-1)
+        c.learning_rates.adamw = (1e-3, 3e-3, 1e-2)
     elif variant == "smoke":
         c.widths = (8, 16)
         c.num_seeds = 2

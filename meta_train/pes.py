@@ -36,7 +36,7 @@ from meta_train import unroll
 Theta = Any
 
 # On a CPU, runs that together exceed its caches are faster one after the other.
-_CPU_PARTICLE_BUDGET = 16_384  # Parameters of all runs that go side by side.
+_CPU_PARTICLE_BUDGET = 40_000  # Parameters of all runs that go side by side.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -211,11 +211,14 @@ class PES:
         flat, unravel = flatten_util.ravel_pytree(theta)
         pert = unravel(config.sigma * jax.random.normal(pert_key, flat.shape))
         thetas = jax.tree.map(lambda t, e: jnp.stack([t + e, t - e]), theta, pert)
-        inner, losses = jax.vmap(
-            lambda theta, inner: self.inner.unroll(
-                theta, inner, data_key, arrays, config.trunc_steps
-            )
-        )(thetas, state.inner)
+
+        def unroll_sign(particle):
+            theta, inner = particle
+            return self.inner.unroll(theta, inner, data_key, arrays, config.trunc_steps)
+
+        one_by_one = self._pairs_at_once(config.num_pairs) is None
+        map_signs = jax.lax.map if one_by_one else _vmap
+        inner, losses = map_signs(unroll_sign, (thetas, state.inner))
         diverged = ~unroll.is_finite(inner.params)
         step = state.step + config.trunc_steps
         state = PESState(
@@ -264,7 +267,7 @@ class PES:
         return grad, state, metrics
 
     def _pairs_at_once(self, local_pairs: int) -> int | None:
-        """Pairs that go side by side on one device; None: one after the other."""
+        """Pairs that go side by side on one device; None: runs one after the other."""
         if jax.default_backend() != "cpu":
             return local_pairs
         fitting = _CPU_PARTICLE_BUDGET // (2 * self.inner.num_params())
@@ -272,6 +275,10 @@ class PES:
         return max(
             (n for n in range(2, fitting + 1) if local_pairs % n == 0), default=None
         )
+
+
+def _vmap(function, xs):
+    return jax.vmap(function)(xs)
 
 
 def _whole_truncations(steps, trunc_steps):
