@@ -13,6 +13,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 DEPENDENCIES := setup.cfg pyproject.toml
 
+# Programs compiled once are found again by the next run on this machine.
+export JAX_COMPILATION_CACHE_DIR ?= $(abspath $(VENV))/jax_cache
+export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.5
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench clean
 
