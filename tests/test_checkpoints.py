@@ -41,7 +41,9 @@ def test_a_released_theta_trains_a_network_it_has_never_seen(name):
         def step(carry, i):
             params, state = carry
             batch = task.sample(arrays, jax.random.fold_in(jax.random.key(1), i))
-            loss, grads = jax.value_and_grad(task.loss)(params, jax.random.key(2), batch)
+            loss, grads = jax.value_and_grad(task.loss)(
+                params, jax.random.key(2), batch
+            )
             updates, state = tx.update(grads, state, params, value=loss)
             return (optax.apply_updates(params, updates), state), loss
 

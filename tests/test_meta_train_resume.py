@@ -10,10 +10,11 @@ import time
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 
 import mulo
+from meta_train import setup
+from meta_train import workdir as workdir_lib
 
 ROOT = pathlib.Path(__file__).parent.parent
 COMMAND = [
@@ -57,31 +58,16 @@ def wait_for(process, workdir, count):
 
 
 def state(workdir):
-    """Every array of the newest checkpoint, by path."""
-    with ocp.CheckpointManager((workdir / "checkpoints").absolute()) as manager:
-        step = manager.latest_step()
-        tree = ocp.PyTreeCheckpointer().restore(
-            manager.directory / str(step) / "default",
-            restore_args=jax.tree.map(
-                lambda _: ocp.ArrayRestoreArgs(restore_type=np.ndarray),
-                manager.item_metadata(step),
-            ),
-        )
-    leaves = {}
-
-    def collect(prefix, node):
-        if isinstance(node, dict):
-            items = node.items()
-        elif isinstance(node, list | tuple):
-            items = enumerate(node)
-        else:
-            leaves[prefix] = np.asarray(node)
-            return
-        for key, value in items:
-            collect(f"{prefix}/{key}", value)
-
-    collect("", tree)
-    return step, leaves
+    """Meta-step and every array of the newest checkpoint, by path."""
+    config = json.loads((workdir / "config.json").read_text())
+    checkpoints = workdir_lib.Checkpoints(workdir, keep=2)
+    try:
+        step = checkpoints.latest()
+        tree = checkpoints.restore(step, setup.build(config).init())
+    finally:
+        checkpoints.close()
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return step, {jax.tree_util.keystr(k): np.asarray(v) for k, v in leaves}
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +87,6 @@ def metrics_without_timing(workdir):
     ]
 
 
-@pytest.mark.filterwarnings("ignore:Sharding info not provided:UserWarning")
 def test_a_killed_run_continues_bit_identically(whole, tmp_path):
     process = start(tmp_path)
     wait_for(process, tmp_path, 8)
