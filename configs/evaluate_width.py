@@ -9,7 +9,7 @@ Command::
     python -m evaluate --config=configs/evaluate_width.py:demo \
         --theta=runs/demo/theta --workdir=runs/eval_demo
 
-Variants, times on 2 CPU cores: ``smoke`` seconds; ``demo`` under 2 minutes; ``full``
+Variants, times on 2 CPU cores: ``smoke`` seconds; ``demo`` 3 minutes; ``full``
 (default) widths 32 to 1024 over 1,000 steps, hours. Any other task:
 ``--config.task=mlp-d3-cifar10:8x8:gray --config.data_dir=…``. The SP twin of a learned
 optimizer is ``small_fc``: add it to ``--config.optimizers`` and give ``--sp_theta``.
