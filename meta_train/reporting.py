@@ -63,7 +63,7 @@ class Progress:
         self._bar = tqdm.tqdm(
             initial=done,
             total=total,
-            desc="meta-training",
+            desc="meta-training (compiling)",
             unit=" meta-steps",
             disable=not sys.stderr.isatty(),
             dynamic_ncols=True,
@@ -71,6 +71,7 @@ class Progress:
 
     def advance(self, meta_loss: float, inner_steps_per_s: float) -> None:
         """One meta-step more."""
+        self._bar.set_description("meta-training", refresh=False)
         self._bar.set_postfix_str(
             f"meta-loss {meta_loss:.3f}, {inner_steps_per_s:,.0f} inner steps/s",
             refresh=False,
