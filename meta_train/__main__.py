@@ -26,7 +26,9 @@ def main(argv) -> None:
     # One virtual device per core: particles are shared out as on a cluster.
     jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
     config = _CONFIG.value.to_dict()
-    directory = pathlib.Path(_WORKDIR.value or "")
+    if not _WORKDIR.value:
+        sys.exit("error: --workdir must name a directory, got nothing.")
+    directory = pathlib.Path(_WORKDIR.value)
     try:
         run_config = setup.run_config(config)
         trainer = setup.build(config)
@@ -39,8 +41,11 @@ def main(argv) -> None:
         theta = loop.run(
             trainer, run_config, directory, card=setup.card(config), writers=writers
         )
-    except (ValueError, FloatingPointError) as error:
+    except (ValueError, FloatingPointError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("interrupted; the last checkpoint stands.", file=sys.stderr)
+        sys.exit(130)
     except loop.Interrupted as stop:
         print(stop, file=sys.stderr)
         sys.exit(130)

@@ -4,6 +4,7 @@ Every random number of meta-step t comes from ``fold_in(key, t)``: a resumed run
 what the uninterrupted one would have, and there is no generator state to save.
 """
 
+import contextlib
 import dataclasses
 import functools
 import pathlib
@@ -203,68 +204,77 @@ def run(
 
     Raises:
       Interrupted: After SIGINT or SIGTERM, once the state is saved.
-      FloatingPointError: If theta leaves the finite numbers; names step and seed.
+      FloatingPointError: If theta, or every run of a family, leaves the finite
+        numbers; names step, task and seed.
     """
-    checkpoints = workdir_lib.Checkpoints(workdir, keep=config.keep_checkpoints)
-    signals = _Signals()
-    state = trainer.init()
-    latest = checkpoints.latest()
-    if latest is not None:
-        state = checkpoints.restore(latest, state)
-        logging.info("Resuming %s at meta-step %d.", workdir, latest)
-    done = int(state.meta_step)
-    log = reporting.MetricsLog(workdir, first_step=done)
-    sinks = [log, *writers]
-    progress = reporting.Progress(done=done, total=config.meta_steps)
     theta_dir = workdir / workdir_lib.THETA
+    with contextlib.ExitStack() as stack:
+        signals = stack.enter_context(_Signals())
+        checkpoints = workdir_lib.Checkpoints(workdir, keep=config.keep_checkpoints)
+        stack.callback(checkpoints.close)
+        state = trainer.init()
+        latest = checkpoints.latest()
+        if latest is not None:
+            state = checkpoints.restore(latest, state)
+            logging.info("Resuming %s at meta-step %d.", workdir, latest)
+        done = int(state.meta_step)
+        log = reporting.MetricsLog(workdir, first_step=done)
+        sinks = [log, *writers]
+        for sink in sinks:
+            stack.callback(sink.close)
+        progress = reporting.Progress(done=done, total=config.meta_steps)
+        stack.callback(progress.close)
 
-    def save(step, state):
-        checkpoints.save(step, state)
-        facts = {**card, "meta_step": step}
-        mulo.save(theta_dir, trainer.rule, jax.device_get(state.theta), card=facts)
+        def save(step, state):
+            checkpoints.save(step, state)
+            facts = {**card, "meta_step": step}
+            mulo.save(theta_dir, trainer.rule, jax.device_get(state.theta), card=facts)
 
-    try:
-        with signals:
-            for step in range(done + 1, config.meta_steps + 1):
-                start = time.perf_counter()
-                state, metrics = trainer.step(state)
-                values = {k: float(v) for k, v in jax.device_get(metrics).items()}
-                rate = trainer.inner_steps / (time.perf_counter() - start)
-                if not np.isfinite(values["theta_norm"]):
-                    names = [e.inner.task.name for e in trainer.estimators]
-                    raise FloatingPointError(
-                        f"theta is not finite after meta-step {step} (seed "
-                        f"{config.seed}, tasks {names}, gradient norm "
-                        f"{values['grad_norm']}). The last checkpoint is from before; "
-                        "a lower meta_optimizer.peak_lr or a finite "
-                        "pes.loss_diff_clip helps."
-                    )
-                progress.advance(values["meta_loss"], rate)
-                if step % config.log_steps == 0 or step == config.meta_steps:
-                    line = {"meta_step": step, **values, "inner_steps_per_s": rate}
-                    for sink in sinks:
-                        sink.write(line)
-                wanted = signals.take()
-                if (
-                    step % config.checkpoint_steps == 0
-                    or step == config.meta_steps
-                    or wanted is not None
-                ):
-                    save(step, state)
-                if wanted in (signal.SIGINT, signal.SIGTERM):
-                    checkpoints.wait()
-                    raise Interrupted(
-                        f"{signal.Signals(wanted).name} at meta-step {step}: saved. "
-                        "The same command goes on from here."
-                    )
+        for step in range(done + 1, config.meta_steps + 1):
+            start = time.perf_counter()
+            state, metrics = trainer.step(state)
+            values = {k: float(v) for k, v in jax.device_get(metrics).items()}
+            rate = trainer.inner_steps / (time.perf_counter() - start)
+            _check_finite(trainer, values, step, config.seed)
+            progress.advance(values["meta_loss"], rate)
+            if step % config.log_steps == 0 or step == config.meta_steps:
+                line = {"meta_step": step, **values, "inner_steps_per_s": rate}
+                for sink in sinks:
+                    sink.write(line)
+            stop, save_asked = signals.stop, signals.take_save()
+            regular = step % config.checkpoint_steps == 0 or step == config.meta_steps
+            if regular or save_asked or stop is not None:
+                save(step, state)
+            if stop is not None:
+                checkpoints.wait()
+                raise Interrupted(
+                    f"{signal.Signals(stop).name} at meta-step {step}: saved. The same "
+                    "command goes on from here."
+                )
         if done >= config.meta_steps and not _theta_is_of(theta_dir, done):
             save(done, state)  # Killed between the last checkpoint and its theta.
-    finally:
-        progress.close()
-        checkpoints.close()
-        for sink in sinks:
-            sink.close()
     return theta_dir
+
+
+def _check_finite(trainer, values, step, seed):
+    """Raise FloatingPointError, naming step, task and seed, when training is lost."""
+    names = [estimator.inner.task.name for estimator in trainer.estimators]
+    help_ = (
+        "Go on from the last checkpoint, if there is one, in another workdir "
+        "(init_theta) with a lower meta_optimizer.peak_lr, rule.step_mult or a finite "
+        "pes.loss_diff_clip."
+    )
+    if not np.isfinite(values["theta_norm"]):
+        raise FloatingPointError(
+            f"theta is not finite after meta-step {step} (seed {seed}, tasks {names}, "
+            f"gradient norm {values['grad_norm']}). {help_}"
+        )
+    for name in names:
+        if values[f"{name}/diverged_frac"] == 1.0:
+            raise FloatingPointError(
+                f"every run of {name} left the finite numbers in meta-step {step} "
+                f"(seed {seed}): there is nothing to learn from. {help_}"
+            )
 
 
 def _theta_is_of(directory: pathlib.Path, meta_step: int) -> bool:
@@ -275,12 +285,17 @@ def _theta_is_of(directory: pathlib.Path, meta_step: int) -> bool:
 
 
 class _Signals:
-    """Notes SIGTERM, SIGINT and SIGUSR1; a second SIGINT interrupts at once."""
+    """Notes what signals ask for; a second SIGINT interrupts at once.
+
+    Attributes:
+      stop: SIGTERM or SIGINT once one has come.
+    """
 
     _CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
     def __init__(self):
-        self._got = None
+        self.stop: int | None = None
+        self._save = False
         self._previous = {}
 
     def __enter__(self):
@@ -296,11 +311,14 @@ class _Signals:
 
     def _note(self, number, frame):
         del frame
-        if number == signal.SIGINT and self._got == signal.SIGINT:
+        if number == signal.SIGUSR1:
+            self._save = True
+        elif number == self.stop == signal.SIGINT:
             raise KeyboardInterrupt
-        self._got = number
+        else:
+            self.stop = number
 
-    def take(self) -> int | None:
-        """The signal since last asked, if any."""
-        got, self._got = self._got, None
-        return got
+    def take_save(self) -> bool:
+        """Whether SIGUSR1 came since last asked."""
+        save, self._save = self._save, False
+        return save

@@ -67,6 +67,8 @@ class PESConfig:
         for name in ("sigma", "loss_diff_clip"):
             if not getattr(self, name) > 0.0:
                 raise ValueError(f"pes.{name} must be > 0, got {getattr(self, name)}.")
+        if self.sigma == float("inf"):
+            raise ValueError("pes.sigma must be finite, got inf.")
         for name in ("num_pairs", "trunc_steps", "min_length_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"pes.{name} must be >= 1, got {getattr(self, name)}.")

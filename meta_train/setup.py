@@ -26,7 +26,17 @@ def build(config: Mapping[str, Any]) -> loop.MetaTrainer:
       ValueError: If a value is out of range, a task or theta unknown.
     """
     rule = mulo.SmallFC(**config["rule"])
-    init_theta = config["init_theta"] and mulo.load(config["init_theta"]).theta
+    init_theta = None
+    if config["init_theta"]:
+        pretrained = mulo.load(config["init_theta"])
+        if pretrained.rule != rule:
+            raise ValueError(
+                f"init_theta {config['init_theta']!r} is a theta of {pretrained.rule}, "
+                f"the config's rule is {rule}: make config.rule the same."
+            )
+        init_theta = pretrained.theta
+    if len(set(config["tasks"])) < len(config["tasks"]):
+        raise ValueError(f"tasks must be distinct, got {config['tasks']}.")
     inners = [
         unroll.Inner(
             rule=rule,
@@ -47,7 +57,7 @@ def build(config: Mapping[str, Any]) -> loop.MetaTrainer:
             **config["meta_optimizer"]
         ),
         seed=config["run"]["seed"],
-        init_theta=init_theta or None,
+        init_theta=init_theta,
     )
 
 

@@ -38,6 +38,11 @@ class Inner:
     task: tasks.Task
     loss_ceiling: float
 
+    def __post_init__(self):
+        """Check the ceiling."""
+        if not self.loss_ceiling > 0.0:
+            raise ValueError(f"loss_ceiling must be > 0 nats, got {self.loss_ceiling}.")
+
     def init(self, theta: Any, key: jax.Array) -> InnerState:
         """Start a training run from new parameters."""
         params = self.task.init(key)

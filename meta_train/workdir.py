@@ -57,7 +57,13 @@ def claim(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
     if not path.exists():
         write_text(path, text)
         return
-    old, new = flatten(json.loads(path.read_text())), flatten(json.loads(text))
+    try:
+        there = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{path} is not JSON ({error}): restore it, or take another --workdir."
+        ) from error
+    old, new = flatten(there), flatten(json.loads(text))
     missing = object()
     changed = [
         f"  {key}: {_show(old.get(key, missing), missing)} there, "

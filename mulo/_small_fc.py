@@ -73,6 +73,8 @@ class SmallFC:
             value = getattr(self, name)
             if not 0.0 < value < float("inf"):
                 raise ValueError(f"{name} must be finite and > 0, got {value!r}.")
+        if not -float("inf") < self.exp_mult < float("inf"):
+            raise ValueError(f"exp_mult must be finite, got {self.exp_mult!r}.")
         for name in (
             "initial_momentum_decays",
             "initial_rms_decays",
@@ -229,7 +231,9 @@ class SmallFC:
             for i, grad in enumerate(grads):
                 if _is_masked(grad):
                     continue
-                if jnp.ndim(grad) < 2:
+                if jnp.size(grad) == 0:
+                    directions[i] = jnp.zeros(jnp.shape(grad))
+                elif jnp.ndim(grad) < 2:
                     vectors.append(i)
                 else:
                     directions[i], new_states[i] = leaf_lib.update_factored(

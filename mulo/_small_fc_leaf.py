@@ -30,7 +30,7 @@ TIMESCALES = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000)  # 
 # block stay in cache. Accelerators take the whole array.
 _CPU_BLOCK_SIZE = 8_192
 
-_MAX_VECTORS = 32  # Arrays in one long vector: normalizing it takes N * L products.
+_MAX_VECTORS = 32  # Arrays in one long vector; each adds a little to the program.
 
 
 class Decays(NamedTuple):
@@ -251,15 +251,15 @@ def _update_long_vector(network, decays, exp_mult, grads, params, states):
             *jax.lax.rsqrt(second + 1e-8),
         ]
     )
-    # Sums over each array as products with (N, L) indicators: one program for all.
-    member = np.repeat(np.eye(len(sizes), dtype=np.float32), sizes, axis=0)
-    exact = jax.lax.Precision.HIGHEST
-    mean_square = jnp.matmul(
-        jnp.square(features),
-        member / np.asarray(sizes, np.float32)[None],
-        precision=exact,
+    # Each array is normalized on its own: what overflows in one stays there.
+    mean_square = jnp.stack(
+        [
+            jnp.mean(part, axis=1)
+            for part in jnp.split(jnp.square(features), ends, axis=1)
+        ],
+        axis=1,
     )
-    features *= jnp.matmul(_inverse_rms(mean_square), member.T, precision=exact)
+    features *= _inverse_rms(mean_square)[:, np.repeat(np.arange(len(sizes)), sizes)]
     # Row and column features coincide here: their weights add up.
     row, col, inv_row, inv_col = (
         network.features[rows] for rows in _vector_rows(m.shape[0])

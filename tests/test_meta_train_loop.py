@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import math
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -155,3 +156,54 @@ def test_the_papers_recipe_steps_on_data_of_its_shape():
     assert trainer.inner_steps == 2 * (2 * 2) * 2  # Families, particles, steps.
     _, metrics = trainer.step(trainer.init())
     assert float(metrics["meta_loss"]) == pytest.approx(math.log(1000), abs=0.3)
+
+
+def test_runs_that_all_diverge_stop_the_run_by_name(tmp_path):
+    config = small_config()
+    config["rule"]["step_mult"] = 1e30
+    run_config = loop.RunConfig(
+        seed=3, meta_steps=4, log_steps=1, checkpoint_steps=1, keep_checkpoints=1
+    )
+    with pytest.raises(FloatingPointError, match=r"every run of mlp-w4.*\(seed 3\)"):
+        loop.run(setup.build(config), run_config, tmp_path, card={})
+
+
+def test_a_theta_of_another_rule_is_refused_as_a_start(tmp_path):
+    config = small_config()
+    rule = mulo.SmallFC(**config["rule"] | {"step_mult": 0.5})
+    mulo.save(tmp_path / "theta", rule, rule.init(jax.random.key(0)))
+    config["init_theta"] = str(tmp_path / "theta")
+    with pytest.raises(
+        ValueError, match=r"step_mult=0\.5.* make config\.rule the same"
+    ):
+        setup.build(config)
+    config["rule"]["step_mult"] = 0.5
+    theta = setup.build(config).init().theta
+    np.testing.assert_array_equal(
+        theta["nn"]["w0"], rule.init(jax.random.key(0))["nn"]["w0"]
+    )
+
+
+def test_a_stop_asked_for_is_not_forgotten_for_a_save():
+    with loop._Signals() as signals:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGUSR1)
+        assert signals.stop == signal.SIGTERM
+        assert signals.take_save()
+        assert not signals.take_save()
+        signal.raise_signal(signal.SIGINT)
+        assert signals.stop == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"loss_ceiling": 0.0}, "loss_ceiling must be > 0"),
+        ({"tasks": ("mlp-w4-d1-digits",) * 2}, "tasks must be distinct"),
+    ],
+)
+def test_values_that_would_train_nothing_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        setup.build(small_config() | change)

@@ -278,3 +278,16 @@ def test_row_and_column_roles_use_a_stable_sort():
     assert not of((9, 4)).rows_along_a
     assert of((64, 64, 3, 3)).order == (2, 3, 0, 1)
     assert of((7,)) is None
+
+
+def test_what_overflows_in_one_array_stays_there_and_empty_arrays_are_left_alone():
+    rule = mulo.SmallFC(hidden_size=4)
+    tx = rule.transform(rule.init(jax.random.key(0)))
+    params = {"a": jnp.ones(3), "b": jnp.ones(3), "none": jnp.ones((5, 0))}
+    grads = params | {"a": jnp.full(3, 1e25), "b": jnp.asarray([1.0, 2.0, 3.0])}
+    updates, state = tx.update(grads, tx.init(params), params)
+    only = {"b": params["b"]}
+    alone, _ = tx.update({"b": grads["b"]}, tx.init(only), only)
+    np.testing.assert_allclose(updates["b"], alone["b"], rtol=1e-6)
+    assert updates["none"].shape == (5, 0)
+    assert np.all(np.isfinite(state.leaves["b"].momentum))
