@@ -117,7 +117,8 @@ def _infer_leaf(
     finite = not infinite
     if given is not None:
         return _overridden(name, shape, infinite, given)
-    if name.rpartition("/")[2] in _OUTPUT_SIDE_NAMES:
+    # Boxed parameters (flax partitioning, nnx) add a "value" of their own to the path.
+    if name.removesuffix("/value").rpartition("/")[2] in _OUTPUT_SIDE_NAMES:
         return Scaling("input", 1, math.prod(shape), finite)
     last = len(shape) - 1
     if finite or infinite == [last]:

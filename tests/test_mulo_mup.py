@@ -312,3 +312,14 @@ def test_align_keeps_masked_nodes_and_names_what_does_not_fit():
         mup.align(
             {"c": 1.0}, {"c": params["c"]}, scalings={"c": Scaling("input", 1, 8)}
         )
+
+
+def test_a_bias_in_a_box_is_still_a_bias():
+    # flax's partitioning boxes and nnx states end every path in "value".
+    def tree(heads):
+        return {
+            "query": {"bias": {"value": jax.ShapeDtypeStruct((heads, 4), "float32")}}
+        }
+
+    scaling = mup.infer(tree(2), tree(8))["query"]["bias"]["value"]
+    assert (scaling.role, scaling.fan_in) == ("input", 1)
