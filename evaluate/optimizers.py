@@ -1,8 +1,10 @@
-"""The one registry of optimizer names, for the sweep and the coordinate check.
+"""Names of optimizers for the sweep and the coordinate check.
 
-A name stands for a rule, the parametrization it is meant for and how its step size is
-found. ``build`` makes the optax transformation; the learning rate may be traced, so one
-compiled program serves a whole grid.
+A name stands for a rule of :mod:`mulo.optimizers`, the parametrization it is meant for
+and how its step size is found. The rule's own name is its form under the standard
+parametrization, ``mu_`` before it the one under μP; ``mulo`` is any learned optimizer
+under μP. `build` makes the optax transformation; the learning rate may be traced, so
+one compiled program serves a whole grid.
 """
 
 import dataclasses
@@ -19,6 +21,8 @@ import mulo
 
 Hyper = Mapping[str, float]
 
+_MU = "mu_"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerSpec:
@@ -26,7 +30,7 @@ class OptimizerSpec:
 
     ``standard`` says that the sweep trains it on the standard-parametrization twin of
     the task (``sp-…``). ``learned`` ones need a theta and take a learning rate that
-    multiplies their step, 1 by default; the others are tuned on a grid.
+    multiplies the step of meta-training, 1 by default; the others are tuned on a grid.
     """
 
     name: str
@@ -38,82 +42,99 @@ class OptimizerSpec:
     make: Callable[..., optax.GradientTransformation]
 
 
-def _learned(learning_rate, *, scalings, pretrained, num_steps):
-    return pretrained.transform(
-        mup=scalings, learning_rate=learning_rate, num_steps=num_steps
+# What the coordinate check uses for hand-designed rules: standard parametrization, μP.
+_COORD_LEARNING_RATES = {
+    "sgd": (0.1, 0.3),
+    "adam": (1e-3, 0.03),
+    "adamw": (1e-3, 0.03),
+    "nadamw": (1e-3, 0.03),
+    "schedule_free_adamw": (1e-3, 0.03),
+    "lion": (3e-4, 0.01),
+    "adafactor": (0.03, 0.1),
+    "muon": (0.02, 0.02),
+    "shampoo": (1e-3, 0.03),
+    "soap": (1e-3, 0.03),
+}
+# Names for rules with a setting of their own, beside the rule's plain name.
+_VARIANTS: tuple[tuple[str, str, Hyper], ...] = (
+    # Under μP, SOAP is meant to be used in blocks of fixed size.
+    ("soap_blocked", "soap", {"block_size": 16}),
+)
+
+
+def _specs() -> list[OptimizerSpec]:
+    specs = [
+        OptimizerSpec(
+            name="mulo",
+            summary="learned optimizer (theta) under μP",
+            standard=False,
+            learned=True,
+            coord_learning_rate=1.0,
+            hyper={},
+            make=_learned(None),
+        )
+    ]
+    named = [(name, name, {}) for name in mulo.optimizers.names()]
+    for name, rule, extra in (*named, *_VARIANTS):
+        for standard in (True, False):
+            specs.append(_spec(name, rule, extra, standard))
+    return specs
+
+
+def _spec(name: str, rule: str, extra: Hyper, standard: bool) -> OptimizerSpec:
+    info = mulo.optimizers.info(rule)
+    where = "the standard parametrization" if standard else "μP"
+    hyper: dict[str, float] = {}
+    rate = 1.0
+    if not info.learned:
+        numbers = {k: v for k, v in info.hyper.items() if type(v) in (int, float)}
+        hyper = {**numbers, **extra}
+        if standard:
+            del hyper["base_width"]  # Means nothing there.
+        rate = _COORD_LEARNING_RATES[rule][0 if standard else 1]
+    return OptimizerSpec(
+        name=name if standard else _MU + name,
+        summary=f"{info.summary}; under {where}",
+        standard=standard,
+        learned=info.learned,
+        coord_learning_rate=rate,
+        hyper=hyper,
+        make=_learned(rule) if info.learned else _hand_designed(rule, hyper, standard),
     )
 
 
-def _mu_adam(learning_rate, *, scalings, pretrained, num_steps, **hyper):
-    del pretrained, num_steps
-    return mulo.mu_adam(learning_rate, mup=scalings, **hyper)
+def _learned(rule: str | None):
+    def make(learning_rate, *, scalings, pretrained, num_steps):
+        # Celo2 and ELO take the learning rate itself.
+        unit = getattr(pretrained.rule, "learning_rate", 1.0)
+        options = {
+            "mup": scalings,
+            "learning_rate": learning_rate * unit,
+            "num_steps": num_steps,
+        }
+        if rule is None:
+            return pretrained.transform(**options)
+        return mulo.optimizers.get(rule, theta=pretrained, **options)
+
+    return make
 
 
-def _plain(make):
-    def build(learning_rate, *, scalings, pretrained, num_steps, **hyper):
-        del scalings, pretrained, num_steps
-        return make(learning_rate, **hyper)
+def _hand_designed(rule: str, defaults: Hyper, standard: bool):
+    def make(learning_rate, *, scalings, pretrained, num_steps, **hyper):
+        del pretrained, num_steps
+        # Counts, such as a preconditioner's interval, come as floats.
+        hyper = {k: type(defaults[k])(v) for k, v in hyper.items()}
+        return mulo.optimizers.get(
+            rule,
+            learning_rate=learning_rate,
+            mup=None if standard else scalings,
+            **hyper,
+        )
 
-    return build
+    return make
 
 
-_SPECS = (
-    OptimizerSpec(
-        name="mulo",
-        summary="learned optimizer (theta) under μP",
-        standard=False,
-        learned=True,
-        coord_learning_rate=1.0,
-        hyper={},
-        make=_learned,
-    ),
-    OptimizerSpec(
-        name="small_fc",
-        summary="learned optimizer (sp_theta) under the standard parametrization",
-        standard=True,
-        learned=True,
-        coord_learning_rate=1.0,
-        hyper={},
-        make=_learned,
-    ),
-    OptimizerSpec(
-        name="mu_adam",
-        summary="Adam under μP",
-        standard=False,
-        learned=False,
-        coord_learning_rate=0.03,
-        hyper={"b1": 0.9, "b2": 0.999, "eps": 1e-8, "base_width": 1.0},
-        make=_mu_adam,
-    ),
-    OptimizerSpec(
-        name="adam",
-        summary="Adam, standard parametrization",
-        standard=True,
-        learned=False,
-        coord_learning_rate=1e-3,
-        hyper={"b1": 0.9, "b2": 0.999, "eps": 1e-8},
-        make=_plain(optax.adam),
-    ),
-    OptimizerSpec(
-        name="adamw",
-        summary="AdamW, standard parametrization",
-        standard=True,
-        learned=False,
-        coord_learning_rate=1e-3,
-        hyper={"b1": 0.9, "b2": 0.999, "eps": 1e-8, "weight_decay": 1e-4},
-        make=_plain(optax.adamw),
-    ),
-    OptimizerSpec(
-        name="sgd",
-        summary="SGD with momentum, standard parametrization",
-        standard=True,
-        learned=False,
-        coord_learning_rate=0.1,
-        hyper={"momentum": 0.0},
-        make=_plain(optax.sgd),
-    ),
-)
-SPECS: Mapping[str, OptimizerSpec] = {spec.name: spec for spec in _SPECS}
+SPECS: Mapping[str, OptimizerSpec] = {spec.name: spec for spec in _specs()}
 
 
 def hint(name: str, known: Mapping[str, Any]) -> str:
@@ -210,3 +231,45 @@ def fingerprint(pretrained: mulo.Pretrained) -> str:
         digest.update(f"{path} {leaf.dtype} {leaf.shape}".encode())
         digest.update(np.ascontiguousarray(leaf).tobytes())
     return digest.hexdigest()
+
+
+# Architectures small enough for a coordinate check, with steps large enough for one.
+_RANDOM = {
+    "small_fc": {
+        "hidden_size": 4,
+        "hidden_layers": 1,
+        "step_mult": 0.01,
+        "initial_momentum_decays": (0.9,),
+        "initial_adafactor_decays": (0.9,),
+    },
+    "elo": {"hidden_size": 4, "learning_rate": 0.01},
+    "celo2": {"hidden_size": 4, "learning_rate": 0.01},
+    "celo2_base": {"hidden_size": 4, "learning_rate": 0.03},
+    "learned_adam": {"initial_learning_rate": 0.03},
+    "velo": {"lstm_hidden_size": 8, "param_inits": 2, "param_scale_mult": False},
+    "celo": {"lstm_hidden_size": 8, "param_scale_mult": False},
+    "celo_adam": {"lstm_hidden_size": 8},
+    "lstm_ff": {"hidden_size": 4, "lstm_hidden_size": 8, "step_mult": 0.01},
+}
+
+
+def random_pretrained(name: str = "mulo", seed: int = 0) -> mulo.Pretrained:
+    """Make a small learned optimizer that was never meta-trained.
+
+    Its steps are a hundredth of what weights are, of no use and yet large enough for
+    ten of them to change what a network does: enough for a coordinate check, which
+    asks how a step's effect depends on width and not whether it helps.
+
+    Args:
+      name: A learned optimizer's name; ``mulo`` makes a SmallFC.
+      seed: Of theta.
+
+    Raises:
+      ValueError: If the optimizer is unknown or not learned.
+    """
+    if not get(name).learned:
+        raise ValueError(f"{name} is not learned: it has no theta.")
+    rule_name = "small_fc" if name == "mulo" else name.removeprefix(_MU)
+    info = mulo.optimizers.info(rule_name)
+    rule = info.make(**info.fixed, **_RANDOM[rule_name])
+    return mulo.Pretrained(rule, rule.init(jax.random.key(seed)), {})

@@ -1,8 +1,9 @@
 """Cards: what a theta file says about itself, and the names of its tensors.
 
 A card is a JSON object. `build` writes it, `rule_of` turns it back into the
-architecture; `to_tensors` and `from_tensors` translate between theta and the tensor
-names of the public μLO checkpoint, whose weights are stored (out, in).
+architecture; `to_tensors` and `from_tensors` translate between theta and named
+tensors: for SmallFC those of the public μLO checkpoint, whose weights are stored (out,
+in), for the others theta's own paths, such as ``rnn_params/rnn/w``.
 """
 
 import dataclasses
@@ -14,7 +15,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
+
+from mulo import _rule_inputs as inputs
 
 DECAYS = ("momentum_decays", "rms_decays", "adafactor_decays")
 DECAY_PARAMETRIZATION = (
@@ -46,9 +50,17 @@ PUBLIC_MULO_DECAYS = {
 
 def architectures() -> dict[str, Any]:
     """Known architectures by the name their cards use."""
-    from mulo._small_fc import SmallFC  # Imports mup; kept out of import time.
+    # These import mup; kept out of import time.
+    from mulo._celo import Celo, CeloAdam
+    from mulo._celo2 import Celo2
+    from mulo._elo import ELO
+    from mulo._learned_adam import LearnedAdam
+    from mulo._lstm_ff import LSTMFF
+    from mulo._small_fc import SmallFC
+    from mulo._velo import VeLO
 
-    return {"SmallFC": SmallFC}
+    known = (SmallFC, VeLO, Celo, CeloAdam, LSTMFF, Celo2, ELO, LearnedAdam)
+    return {cls.__name__: cls for cls in known}
 
 
 def build(rule: Any, extra: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -73,7 +85,12 @@ def build(rule: Any, extra: Mapping[str, Any] | None) -> dict[str, Any]:
         "config": plain(dataclasses.asdict(rule), "config"),
         "feature_version": rule.FEATURE_VERSION,
         "base_width": plain(rule.base_width, "base_width"),
-        "decay_parametrization": DECAY_PARAMETRIZATION,
+        # Rules without learned decays have none to describe.
+        **(
+            {"decay_parametrization": DECAY_PARAMETRIZATION}
+            if _is_small_fc(rule)
+            else {}
+        ),
         "factored_dims": FACTORED_DIMS,
         "license": None,
         "git_commit": _git_commit(),
@@ -145,8 +162,11 @@ def rule_of(card: Mapping[str, Any], where: str) -> Any:
         raise ValueError(f"{where}: {error}") from error
 
 
-def to_tensors(theta: Any) -> dict[str, np.ndarray]:
-    """Name theta's arrays as the public μLO checkpoint does; weights are (out, in)."""
+def to_tensors(theta: Any, rule: Any) -> dict[str, np.ndarray]:
+    """Name the arrays; SmallFC's as the public μLO checkpoint, weights (out, in)."""
+    if not _is_small_fc(rule):
+        named = inputs.named_leaves(theta)
+        return {name: np.asarray(leaf, np.float32) for name, leaf in named}
     tensors = {
         _layer(k, len(theta["nn"]) // 2) + suffix: np.ascontiguousarray(
             np.asarray(theta["nn"][f"{letter}{k}"], np.float32).T
@@ -174,14 +194,7 @@ def from_tensors(
       ValueError: If a tensor is missing, unknown, or of another shape or dtype, or
         not finite; names it.
     """
-    num_layers = rule.hidden_layers + 1
-    sizes = [rule.num_inputs, *[rule.hidden_size] * rule.hidden_layers, 2]
-    shapes: dict[str, tuple[int, ...]] = {}
-    for k in range(num_layers):
-        shapes[_layer(k, num_layers) + ".weight"] = (sizes[k + 1], sizes[k])
-        shapes[_layer(k, num_layers) + ".bias"] = (sizes[k + 1],)
-    for name in DECAYS:
-        shapes[name] = (len(getattr(rule, f"initial_{name}")),)
+    shapes = _tensor_shapes(rule)
     for name in tensors:
         if name not in shapes:
             raise ValueError(
@@ -205,7 +218,12 @@ def from_tensors(
             )
         if not np.isfinite(got).all():
             raise ValueError(f"{where}: tensor {name!r} has NaN or infinite entries.")
+    if not _is_small_fc(rule):
+        leaves, treedef = jax.tree.flatten(_expected(rule))
+        assert len(leaves) == len(shapes)  # `shapes` is in the order of the leaves.
+        return treedef.unflatten([tensors[name] for name in shapes])
     network = {}
+    num_layers = rule.hidden_layers + 1
     for k in range(num_layers):
         network[f"w{k}"] = tensors[_layer(k, num_layers) + ".weight"].T
         network[f"b{k}"] = tensors[_layer(k, num_layers) + ".bias"]
@@ -253,6 +271,28 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` or, when nothing is close, a full stop."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else "."
+
+
+def _is_small_fc(rule: Any) -> bool:
+    return isinstance(rule, architectures()["SmallFC"])
+
+
+def _expected(rule: Any) -> Any:
+    return jax.eval_shape(rule.init, jax.random.key(0))
+
+
+def _tensor_shapes(rule: Any) -> dict[str, tuple[int, ...]]:
+    if not _is_small_fc(rule):
+        return inputs.shapes(_expected(rule))
+    num_layers = rule.hidden_layers + 1
+    sizes = [rule.num_inputs, *[rule.hidden_size] * rule.hidden_layers, 2]
+    shapes: dict[str, tuple[int, ...]] = {}
+    for k in range(num_layers):
+        shapes[_layer(k, num_layers) + ".weight"] = (sizes[k + 1], sizes[k])
+        shapes[_layer(k, num_layers) + ".bias"] = (sizes[k + 1],)
+    for name in DECAYS:
+        shapes[name] = (len(getattr(rule, f"initial_{name}")),)
+    return shapes
 
 
 def _layer(k: int, num_layers: int) -> str:

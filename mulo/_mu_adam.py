@@ -5,6 +5,7 @@ learning rate (Tensor Programs V, arXiv 2203.03466, table 8, with the readout's 
 in the forward pass). Where the multiplier is 1 the updates are bitwise optax's.
 """
 
+import math
 from typing import Any, Literal, get_args
 
 import jax
@@ -17,33 +18,51 @@ WeightDecayRule = Literal["independent", "coupled"]
 
 
 def scale_by_mup(
-    mup: Any, *, base_width: jax.typing.ArrayLike = 1.0
+    mup: Any,
+    *,
+    optimizer: str = "adam",
+    base_width: jax.typing.ArrayLike = 1.0,
+    block_size: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Multiply every leaf's update by its Adam-like μP multiplier.
+    """Multiply every leaf's update by its μP multiplier.
 
     Args:
       mup: Tree of :class:`mulo.mup.Scaling` for the parameters, or None for the
         standard parametrization: updates pass unchanged.
-      base_width: Fan-in at which a hidden weight's multiplier is 1. May be traced, as
-        it is inside ``optax.inject_hyperparams``.
+      optimizer: Whose updates they are, as in :func:`mulo.mup.update_multipliers`.
+      base_width: The width at which the multipliers are 1. May be traced, as it is
+        inside ``optax.inject_hyperparams``.
+      block_size: As in :func:`mulo.mup.update_multipliers`; not with a traced width.
 
     Returns:
       A stateless transformation that keeps shape and dtype and MaskedNode leaves.
 
     Raises:
-      ValueError: If base_width is not positive; at init and update, if ``mup`` and the
-        parameters do not have the same leaves (names the leaf).
+      ValueError: If base_width is not positive, or an argument does not fit; at init
+        and update, if ``mup`` and the parameters do not have the same leaves (names
+        the leaf).
     """
     if mup is None:
         return optax.with_extra_args_support(optax.identity())
+
+    def at(width):
+        return mup_lib.update_multipliers(
+            mup, optimizer=optimizer, base_width=width, block_size=block_size
+        )
+
     if isinstance(base_width, int | float):
-        multipliers = mup_lib.update_multipliers(
-            mup, optimizer="adam", base_width=base_width
+        multipliers = at(base_width)
+    elif block_size is not None:
+        raise ValueError(
+            f"block_size={block_size} counts blocks at the base width, so base_width "
+            f"must be a number known beforehand, got {base_width!r}."
         )
     else:
-        unit = mup_lib.update_multipliers(mup, optimizer="adam", base_width=1.0)
+        # Without blocks each is a power of the base width, which two of them tell.
         multipliers = jax.tree.map(
-            lambda s, m: m * base_width if _grows_inside(s) else m, mup, unit
+            lambda m, m2: m if m2 == m else m * base_width ** math.log2(m2 / m),
+            at(1.0),
+            at(2.0),
         )
 
     def init_fn(params):
@@ -155,7 +174,3 @@ def check_weight_decay_rule(rule: str) -> None:
         raise ValueError(
             f"weight_decay_rule must be one of {', '.join(known)}; got {rule!r}."
         )
-
-
-def _grows_inside(scaling: mup_lib.Scaling) -> bool:
-    return scaling.role == "hidden" and not scaling.finite

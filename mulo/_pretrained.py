@@ -30,7 +30,7 @@ class Pretrained:
         self,
         *,
         mup: Any = None,
-        learning_rate: optax.ScalarOrSchedule = 1.0,
+        learning_rate: optax.ScalarOrSchedule | None = None,
         weight_decay: jax.typing.ArrayLike = 0.0,
         weight_decay_rule: WeightDecayRule = "independent",
         num_steps: int | None = None,
@@ -40,8 +40,10 @@ class Pretrained:
         Args:
           mup: Tree of :class:`mulo.mup.Scaling` for the parameters; None for the
             standard parametrization.
-          learning_rate: Factor on the whole step; 1 is what was meta-trained. Float
-            or schedule.
+          learning_rate: Float or schedule; None is what was meta-trained. For rules
+            that leave the step size to the user (Celo2, ELO: those with a
+            ``rule.learning_rate``), parameter units per step. For all others a factor
+            on the whole step, 1 by default.
           weight_decay: Fraction of a parameter removed per step and learning rate,
             beside the learned update (decoupled).
           weight_decay_rule: ``"independent"``: the same fraction for every leaf, at
@@ -56,21 +58,27 @@ class Pretrained:
           ValueError: If the rule of weight decay is unknown.
         """
         check_weight_decay_rule(weight_decay_rule)
-        horizon = {} if num_steps is None else self._horizon(num_steps)
+        takes = inspect.signature(self.rule.transform).parameters
+        options: dict[str, Any] = {}
+        if "num_steps" in takes:
+            options["num_steps"] = num_steps
+        if "learning_rate" in takes:
+            options["learning_rate"] = 1.0
+            rate = self.rule.learning_rate if learning_rate is None else learning_rate
+        else:
+            rate = 1.0 if learning_rate is None else learning_rate
         multipliers = None
         if weight_decay_rule == "coupled" and mup is not None:
             multipliers = mup_lib.update_multipliers(
-                mup, optimizer="adam", base_width=self.rule.base_width
+                mup,
+                optimizer=getattr(self.rule, "mup_rule", "adam"),
+                base_width=self.rule.base_width,
             )
         return optax.chain(
-            self.rule.transform(self.theta, mup=mup, **horizon),
+            self.rule.transform(self.theta, mup=mup, **options),
             _remove_weights(weight_decay, multipliers),
-            _scale(learning_rate),
+            _scale(rate),
         )
-
-    def _horizon(self, num_steps: int) -> dict[str, int]:
-        takes = inspect.signature(self.rule.transform).parameters
-        return {"num_steps": num_steps} if "num_steps" in takes else {}
 
 
 def _remove_weights(

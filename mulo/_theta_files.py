@@ -23,6 +23,8 @@ import safetensors
 import safetensors.numpy
 
 from mulo import _cards
+from mulo import _legacy_thetas as _legacy
+from mulo import _pylo_thetas as _pylo
 from mulo._pretrained import Pretrained as Pretrained
 
 MODEL_NAME = "model.safetensors"
@@ -30,6 +32,7 @@ CARD_NAME = "card.json"
 
 _PICKLES = (".pickle", ".pkl", ".pt", ".pth", ".bin")
 _HUB_PREFIX = "hf://"
+_PYLO_VELO = ("VeLO_RNN", "VeLO_MLP")
 
 
 def save(
@@ -58,7 +61,7 @@ def save(
     """
     described = _cards.build(rule, card)
     rule.check_theta(theta)
-    tensors = _cards.to_tensors(theta)
+    tensors = _cards.to_tensors(theta, rule)
     _cards.from_tensors(tensors, rule, "theta")  # Names a leaf that is not finite.
     model = _with_card(tensors, described)
     new = {**described, "sha256": hashlib.sha256(model).hexdigest()}
@@ -77,17 +80,26 @@ def save(
 
 
 def load(
-    name_or_path: str | os.PathLike[str], *, revision: str | None = None
+    name_or_path: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    rule: Any = None,
 ) -> Pretrained:
     """Load a theta.
 
     Args:
-      name_or_path: A released name; a directory as `save` writes it, or laid out as
-        the public μLO checkpoint (``config.json`` instead of a card: published decays
-        and step size are filled in, with a warning if the decays are missing); a
-        ``.safetensors`` file; or ``hf://owner/name`` (needs the extra ``hub``). A
+      name_or_path: A released name; one that ``python -m mulo.fetch`` has fetched
+        (``"velo"``); a directory as `save` writes it, or laid out as the public μLO
+        checkpoint (``config.json`` instead of a card: published decays and step size
+        are filled in, with a warning if the decays are missing), or one that holds
+        PyLO's ``VeLO_RNN`` and ``VeLO_MLP``; a ``.safetensors`` file; a flax msgpack
+        file of learned_optimization or Celo (VeLO's settings are read from a
+        ``config.gin`` beside it); or ``hf://owner/name`` (needs the extra ``hub``). A
         released name goes before a directory of that name; write ``./name`` for it.
       revision: Branch, tag or commit, for ``hf://`` only.
+      rule: Architecture of a flax msgpack file, such as ``mulo.SmallFC(step_mult=…)``,
+        where its settings are not the published ones; such files do not hold them. Of
+        PyLO's Celo2 and ELO always: ``mulo.Celo2(orthogonalize=…)``, ``mulo.ELO()``.
 
     Returns:
       The architecture, theta and card.
@@ -97,9 +109,19 @@ def load(
         format, or weights and card do not belong together.
       ImportError: If ``hf://`` is asked for without ``huggingface_hub``.
     """
+    from mulo import fetch  # Also run as a program; importing it earlier is noise.
+
     given = os.fspath(name_or_path)
-    if given.startswith(_HUB_PREFIX):
-        return _load_directory(_download(given, revision), given)
+    hub = given.startswith(_HUB_PREFIX)
+    directory = _download(given, revision) if hub else Path(given)
+    silent = given in fetch.SOURCES or _is_legacy(directory) or _is_public(directory)
+    if rule is not None and not silent:
+        raise ValueError(
+            "rule is for flax msgpack files and PyLO's, which do not say what they "
+            f"belong to; {given} is none."
+        )
+    if hub:
+        return _load_directory(directory, given, rule)
     if revision is not None:
         raise ValueError(f"revision is for hf:// names; got {revision!r} with {given}.")
     released = _released()
@@ -107,9 +129,11 @@ def load(
         return _load_directory(released[given], given)
     path = Path(given)
     if path.is_dir():
-        return _load_directory(path, str(path))
+        return _load_directory(path, str(path), rule)
     if path.is_file():
-        return _load_file(path)
+        return _load_legacy(path, rule) if _is_legacy(path) else _load_file(path)
+    if given in fetch.SOURCES:
+        return _load_legacy(fetch.fetched(given), rule)
     raise ValueError(
         f"No theta called {given!r}, and no such file or directory"
         f"{_cards.nearest(given, released)} Released: {', '.join(released) or 'none'}."
@@ -122,15 +146,18 @@ def _load_file(path: Path) -> Pretrained:
     _refuse_pickle(path)
     if path.suffix != ".safetensors":
         raise ValueError(
-            f"{path} is not a .safetensors file; load reads {MODEL_NAME} and "
-            f"{CARD_NAME} as mulo.save writes them, or the directory that holds them."
+            f"{path} is not a .safetensors file, nor flax msgpack; load reads "
+            f"{MODEL_NAME} and {CARD_NAME} as mulo.save writes them, or the directory "
+            "that holds them."
         )
     return _load_alone(path.read_bytes(), str(path))
 
 
-def _load_directory(directory: Path, where: str) -> Pretrained:
+def _load_directory(directory: Path, where: str, rule: Any = None) -> Pretrained:
     model_path, card_path = directory / MODEL_NAME, directory / CARD_NAME
     if not model_path.is_file():
+        if all((directory / name / MODEL_NAME).is_file() for name in _PYLO_VELO):
+            return _load_pylo_velo(directory)
         names = sorted(p.name for p in directory.iterdir())
         for name in names:
             _refuse_pickle(directory / name)
@@ -142,7 +169,11 @@ def _load_directory(directory: Path, where: str) -> Pretrained:
         model, card = _read_pair(model_path, card_path)
         return _finish(_tensors(model, str(model_path)), card, str(card_path))
     model = model_path.read_bytes()
-    if (directory / "config.json").is_file():
+    if _is_public(directory):
+        tensors = _tensors(model, str(model_path))
+        if rule is not None or _pylo.is_celo2(tensors):
+            rule, theta = _pylo.read(tensors, rule, str(model_path))
+            return _without_card(rule, theta, model, "PyLO")
         return _load_public(model, model_path, directory / "config.json")
     return _load_alone(model, str(model_path))
 
@@ -218,9 +249,49 @@ def _load_public(model: bytes, model_path: Path, config_path: Path) -> Pretraine
         )
         for name, values in _cards.PUBLIC_MULO_DECAYS.items():
             tensors[name] = np.asarray(values, np.float32)
-    card = _cards.build(rule, {"source": "public μLO layout", "git_commit": None})
-    card["sha256"] = hashlib.sha256(model).hexdigest()
     theta = _cards.from_tensors(tensors, rule, str(model_path))
+    return _without_card(rule, theta, model, "public μLO layout")
+
+
+def _is_public(directory: Path) -> bool:
+    """Whether a directory has a public project's config in place of a card."""
+    names = {p.name for p in directory.iterdir()} if directory.is_dir() else set()
+    return {MODEL_NAME, "config.json"} <= names and CARD_NAME not in names
+
+
+def _is_legacy(path: Path) -> bool:
+    if not path.is_file() or path.suffix == ".safetensors":
+        return False
+    with path.open("rb") as file:
+        return _legacy.looks_like_msgpack(file.read(1))
+
+
+def _load_legacy(path: Path, rule: Any) -> Pretrained:
+    """Load flax msgpack, with the settings of a config.gin beside it."""
+    content = path.read_bytes()
+    gin = path.with_name("config.gin")
+    rule, theta = _legacy.read(
+        content,
+        str(path),
+        rule=rule,
+        gin=gin.read_text() if gin.is_file() else None,
+    )
+    return _without_card(rule, theta, content, "flax msgpack")
+
+
+def _load_pylo_velo(directory: Path) -> Pretrained:
+    contents = [(directory / name / MODEL_NAME).read_bytes() for name in _PYLO_VELO]
+    rnn, mlp = (
+        _tensors(content, str(directory / name / MODEL_NAME))
+        for name, content in zip(_PYLO_VELO, contents, strict=True)
+    )
+    rule, theta = _legacy.from_pylo_velo(rnn, mlp, str(directory))
+    return _without_card(rule, theta, b"".join(contents), "PyLO's VeLO")
+
+
+def _without_card(rule: Any, theta: Any, content: bytes, source: str) -> Pretrained:
+    card = _cards.build(rule, {"source": source, "git_commit": None})
+    card["sha256"] = hashlib.sha256(content).hexdigest()
     return Pretrained(rule, jax.tree.map(jnp.asarray, theta), card)
 
 

@@ -31,7 +31,7 @@ from mulo._mup_roles import Role as Role
 from mulo._mup_roles import Scaling as Scaling
 from mulo._mup_roles import infer as infer
 
-OPTIMIZERS = ("adam", "sgd", "muon", "shampoo", "soap")
+OPTIMIZERS = ("adam", "sgd", "muon", "shampoo", "soap", "muon_rms", "adafactor")
 
 _FIX = "mulo.mup.infer(narrow, target)"
 
@@ -67,15 +67,17 @@ def update_multipliers(
     respect to them Θ(1/o), so a weight's gradient has entries Θ(1/o) (input, hidden)
     or Θ(1/i) (readout, from the forward multiplier), and stable rank Θ(1). Then:
 
-    ========  =========  ===============  =========
+    ========= =========  ================ =========
     .         input      hidden           output
-    ========  =========  ===============  =========
+    ========= =========  ================ =========
     adam      1          1/i              1
     sgd       o          o/i              i
     muon      √o         √(o/i)           √i
     shampoo   o^(1-e)    (o/i)^(1-e)      i^(1-e)
     soap      √o         √(o·i)/i         √i
-    ========  =========  ===============  =========
+    muon_rms  1          √(o/i)/√max(o,i) 1
+    adafactor 1          1/√i             1
+    ========= =========  ================ =========
 
     * adam (learned optimizers too) makes entries Θ(1): ``ΔW x`` sums i aligned terms.
     * sgd: a hidden step is ``(1/o) δ xᵀ`` with ``|x|² = i``, so it needs o/i; input
@@ -87,10 +89,15 @@ def update_multipliers(
     * soap rotates to the eigenbasis, where Adam's entries of 1 have norm √(o·i) at rank
       one; with a fixed block size that factor is constant and the rule is Adam's. The
       unblocked rule fails coordinate checks in practice: use blocks.
+    * muon_rms: muon's step brought to root mean square 1 (``consistent_rms``, Celo2).
+      All singular values are then √max(o, i), by which muon's factor is divided; for
+      an input or a readout weight the two cancel.
+    * adafactor steps by the root mean square of the weights themselves, 1/√i for a
+      hidden matrix and constant for the others, times adam's entries of Θ(1).
 
     Args:
       scalings: Tree of :class:`Scaling`, from :func:`infer`.
-      optimizer: One of ``adam``, ``sgd``, ``muon``, ``shampoo``, ``soap``.
+      optimizer: One of :data:`OPTIMIZERS`.
       base_width: The width at which every multiplier is 1 (up to a side's shape): the
         width the learning rate was tuned at. 1 for the public μLO checkpoint.
       block_size: Block size of shampoo or soap's preconditioner, in entries; None for
@@ -144,6 +151,12 @@ def update_multipliers(
             return float(1.0 if output else 1.0 / i)
         if optimizer == "soap":
             return float(math.sqrt(o * i) / (1.0 if output else i))
+        if optimizer in ("muon_rms", "adafactor"):
+            if scaling.role != "hidden":
+                return 1.0
+            if optimizer == "adafactor":
+                return float(i**-0.5)
+            return float(math.sqrt(o / i) / math.sqrt(max(o, i)))
         exponent = {"sgd": 0.0, "muon": 0.5}.get(optimizer, shampoo_exponent)
         number = 1.0
         if scaling.role != "input":

@@ -13,20 +13,28 @@ RULE = mulo.SmallFC(hidden_size=4)
 PRETRAINED = mulo.Pretrained(RULE, RULE.init(jax.random.key(0)), {})
 PARAMS = {"w": jnp.array([[1.0, -2.0], [0.5, 3.0]]), "b": jnp.array([0.1, 0.2])}
 GRADS = {"w": jnp.array([[0.1, 0.2], [-0.3, 0.4]]), "b": jnp.array([1.0, -1.0])}
+SCALINGS = mulo.mup.infer({"w": jnp.zeros((1, 1)), "b": jnp.zeros(1)}, PARAMS)
 
 
-def first_update(name, rate, **changes):
+def second_update(name, rate, scalings=None, **changes):
+    """SOAP's first update is zero."""
+    pretrained = None
+    if optimizers.get(name).learned:
+        pretrained = optimizers.random_pretrained(name)
     transform = optimizers.build(
-        name, rate, scalings=None, pretrained=PRETRAINED, **changes
+        name, rate, scalings=scalings, pretrained=pretrained, num_steps=10, **changes
     )
     state = transform.init(PARAMS)
-    return transform.update(GRADS, state, PARAMS, value=jnp.asarray(1.0))[0]
+    loss = jnp.asarray(1.0)
+    _, state = transform.update(GRADS, state, PARAMS, value=loss)
+    return transform.update(GRADS, state, PARAMS, value=loss)[0]
 
 
 @pytest.mark.parametrize("name", list(optimizers.SPECS))
 def test_a_traced_learning_rate_gives_the_same_update(name):
-    expected = first_update(name, 0.01)
-    found = jax.jit(lambda rate: first_update(name, rate))(0.01)
+    scalings = None if optimizers.get(name).standard else SCALINGS
+    expected = jax.jit(lambda: second_update(name, 0.01, scalings))()
+    found = jax.jit(lambda rate: second_update(name, rate, scalings))(0.01)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-9),
         found,
@@ -35,22 +43,45 @@ def test_a_traced_learning_rate_gives_the_same_update(name):
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(found))
 
 
+def test_every_rule_has_a_name_under_each_parametrization():
+    for rule in mulo.optimizers.names():
+        assert optimizers.get(rule).standard
+        assert not optimizers.get(f"mu_{rule}").standard
+    assert not optimizers.get("mulo").standard
+
+
+def test_hyper_parameters_arrive_as_the_rule_wants_them():
+    spec = optimizers.get("mu_soap_blocked")
+    assert spec.hyper["block_size"] == 16
+    found = second_update("mu_soap_blocked", 0.01, SCALINGS, hyper={"block_size": 2.0})
+    rule = mulo.soap(0.01, mup=SCALINGS, block_size=2)
+    _, state = rule.update(GRADS, rule.init(PARAMS), PARAMS)
+    expected, _ = rule.update(GRADS, state, PARAMS)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), found, expected
+    )
+
+
 def test_adamw_is_optax_adamw_with_the_given_decay():
     transform = optax.adamw(0.01, weight_decay=0.3)
-    expected, _ = transform.update(GRADS, transform.init(PARAMS), PARAMS)
-    found = first_update("adamw", 0.01, hyper={"weight_decay": 0.3})
+    _, state = transform.update(GRADS, transform.init(PARAMS), PARAMS)
+    expected, _ = transform.update(GRADS, state, PARAMS)
+    found = second_update("adamw", 0.01, hyper={"weight_decay": 0.3})
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b), found, expected)
 
 
 def test_the_learning_rate_of_a_learned_optimizer_multiplies_its_step():
-    once, twice = first_update("mulo", 1.0), first_update("mulo", 2.0)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(2 * a, b, rtol=1e-5), once, twice
-    )
+    for name in ("mulo", "celo2_base"):  # The second takes the rate in other units.
+        once, twice = second_update(name, 1.0), second_update(name, 2.0)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(2 * a, b, rtol=1e-5), once, twice
+        )
 
 
 def test_unknown_names_get_the_nearest_and_the_list():
-    with pytest.raises(ValueError, match=r"sgd; got 'mu_adm'; did you mean 'mu_adam'"):
+    with pytest.raises(
+        ValueError, match=r"mulo, .*; got 'mu_adm'; did you mean 'mu_adam'"
+    ):
         optimizers.get("mu_adm")
 
 

@@ -1,4 +1,4 @@
-"""What optax's users expect of any transformation, for all of ours: one list."""
+"""What optax's users expect of any transformation, for every name of the registry."""
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,21 @@ NARROW = {
     "conv": (2, 2, 4, 4),
     "row3": (2, 4, 4),
 }
+# Sizes that compile fast; the rest is at its defaults.
+SMALL = {
+    "small_fc": {"hidden_size": 4, "step_mult": 0.1},
+    "elo": {"hidden_size": 4},
+    "celo2": {"hidden_size": 4},
+    "celo2_base": {"hidden_size": 4},
+    "velo": {"lstm_hidden_size": 4, "param_inits": 2, "step_mult": 0.1},
+    "celo": {"lstm_hidden_size": 4, "step_mult": 0.1},
+    "celo_adam": {"lstm_hidden_size": 4, "step_mult": 0.1},
+    "lstm_ff": {"hidden_size": 4, "lstm_hidden_size": 4, "step_mult": 0.1},
+    "soap": {"block_size": 4, "precondition_frequency": 2},
+    "shampoo": {"block_size": 4},
+}
+NAMES = mulo.optimizers.names()
+NUM_STEPS = 100
 
 
 def shapes(sizes):
@@ -32,31 +47,27 @@ def shapes(sizes):
 
 
 SCALINGS = mup.infer(shapes(NARROW), shapes(SHAPES))
-RULE = mulo.SmallFC(hidden_size=4, step_mult=0.1)
-THETA = RULE.init(jax.random.key(0))
-PRETRAINED = mulo.Pretrained(RULE, THETA, {})
-
-TRANSFORMS = {
-    "small_fc": lambda: RULE.transform(THETA),
-    "mulo": lambda: RULE.transform(THETA, mup=SCALINGS),
-    "pretrained": lambda: PRETRAINED.transform(
-        mup=SCALINGS, learning_rate=optax.constant_schedule(0.5), weight_decay=0.01
-    ),
-    "mu_adam": lambda: mulo.mu_adam(0.01, mup=SCALINGS, base_width=4),
-    "mu_adamw": lambda: mulo.mu_adamw(
-        optax.constant_schedule(0.01), mup=SCALINGS, base_width=4, weight_decay=0.1
-    ),
-}
 
 
-@pytest.fixture(params=list(TRANSFORMS))
+def theta_for(name, hyper):
+    optimizer = mulo.optimizers.info(name)
+    rule = optimizer.make(**hyper, **optimizer.fixed)
+    return rule.init(jax.random.key(0))
+
+
+def make(name, scalings=SCALINGS, **changes):
+    """The optimizer called ``name``, small, with a theta if it needs one."""
+    hyper = SMALL.get(name, {})
+    theta = None
+    if mulo.optimizers.info(name).learned:
+        theta = theta_for(name, hyper)
+    arguments = {"learning_rate": 0.01, "num_steps": NUM_STEPS, "theta": theta}
+    return mulo.optimizers.get(name, mup=scalings, **(arguments | hyper | changes))
+
+
+@pytest.fixture(params=NAMES)
 def tx(request):
-    return TRANSFORMS[request.param]()
-
-
-@pytest.fixture(params=["float32", "bfloat16"])
-def params(request):
-    return draw(0, request.param)
+    return make(request.param)
 
 
 def draw(seed, dtype="float32"):
@@ -64,7 +75,12 @@ def draw(seed, dtype="float32"):
     return {k: jnp.asarray(rng.standard_normal(s), dtype) for k, s in SHAPES.items()}
 
 
-def test_shapes_dtypes_and_state_structure_are_kept_in_a_scan(tx, params):
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("parametrization", ["standard", "mup"])
+@pytest.mark.parametrize("name", NAMES)
+def test_shapes_dtypes_and_state_are_kept_in_a_scan(name, parametrization, dtype):
+    tx = make(name, SCALINGS if parametrization == "mup" else None)
+    params = draw(0, dtype)
     grads = jax.tree.map(jnp.sin, params)
 
     @jax.jit
@@ -77,23 +93,23 @@ def test_shapes_dtypes_and_state_structure_are_kept_in_a_scan(tx, params):
         return jax.lax.scan(step, (params, state), length=3)
 
     (new, state), updates = run(params, tx.init(params))
-    for name, p in params.items():
-        assert new[name].shape == p.shape
-        assert new[name].dtype == p.dtype
-        assert updates[name].dtype == p.dtype
-        assert np.all(np.isfinite(np.asarray(new[name], np.float32)))
-        assert np.any(np.asarray(new[name] != p))
+    for leaf, p in params.items():
+        assert new[leaf].shape == p.shape
+        assert new[leaf].dtype == p.dtype
+        assert updates[leaf].dtype == p.dtype
+        assert np.all(np.isfinite(np.asarray(new[leaf], np.float32)))
+        assert np.any(np.asarray(updates[leaf], np.float32) != 0)
     assert jax.tree.structure(state) == jax.tree.structure(tx.init(params))
 
 
-def test_the_second_step_does_not_compile_again(tx, params):
-    traces = 0
+def test_the_second_step_does_not_compile_again(tx):
+    params, traces = draw(0), 0
 
     @jax.jit
     def step(grads, state, params):
         nonlocal traces
         traces += 1
-        updates, state = tx.update(grads, state, params)
+        updates, state = tx.update(grads, state, params, value=1.0)
         return optax.apply_updates(params, updates), state
 
     state = tx.init(params)
@@ -102,72 +118,134 @@ def test_the_second_step_does_not_compile_again(tx, params):
     assert traces == 1
 
 
-def test_jit_and_eager_agree(tx):
+def test_jit_and_eager_agree_and_unknown_keyword_arguments_are_ignored(tx):
     params, grads = draw(0), draw(1)
-    eager, _ = tx.update(grads, tx.init(params), params)
-    jitted, _ = jax.jit(tx.update)(grads, tx.init(params), params)
-    for name in params:
-        np.testing.assert_allclose(jitted[name], eager[name], rtol=1e-4, atol=1e-7)
+    eager, _ = tx.update(grads, tx.init(params), params, value=3.0)
 
+    @jax.jit
+    def jitted(grads, state, params):
+        extra = {"grad": grads, "other": "x"}
+        return tx.update(grads, state, params, loss=3.0, **extra)
 
-def test_unknown_keyword_arguments_are_ignored(tx):
-    params, grads = draw(0), draw(1)
-    plain, _ = tx.update(grads, tx.init(params), params)
-    extra, _ = tx.update(
-        grads, tx.init(params), params, value=3.0, loss=3.0, grad=grads, other="x"
-    )
+    got, _ = jitted(grads, tx.init(params), params)
     for name in params:
-        np.testing.assert_array_equal(plain[name], extra[name])
+        np.testing.assert_allclose(got[name], eager[name], rtol=2e-4, atol=1e-7)
 
 
 def test_masked_leaves_stay_as_they_are_and_do_not_touch_the_others(tx):
     params, grads = draw(0), draw(1)
     mask = {name: name not in ("w", "b") for name in params}
     masked = optax.masked(tx, mask)
-    got, state = jax.jit(masked.update)(grads, masked.init(params), params, value=1.0)
-    got, state = jax.jit(masked.update)(grads, state, params, value=1.0)
-    want, _ = tx.update(grads, tx.init(params), params)
-    want, _ = tx.update(grads, tx.update(grads, tx.init(params), params)[1], params)
+    update = jax.jit(lambda *args: masked.update(*args, value=1.0))
+    got, state = update(grads, masked.init(params), params)
+    got, state = update(grads, state, params)
+    # What it would do with the others alone, which is what masking means.
+    others = {name: optax.MaskedNode() if not mask[name] else None for name in params}
+
+    def keep(tree):
+        return {k: x if others[k] is None else others[k] for k, x in tree.items()}
+
+    alone = jax.jit(lambda *args: tx.update(*args, value=1.0))
+    want, inner = alone(keep(grads), tx.init(keep(params)), keep(params))
+    want, inner = alone(keep(grads), inner, keep(params))
     for name in params:
         if mask[name]:
             np.testing.assert_allclose(got[name], want[name], rtol=1e-4, atol=1e-7)
         else:
             np.testing.assert_array_equal(got[name], grads[name])
+            assert want[name] == optax.MaskedNode()
 
 
 def test_chain_multisteps_and_inject_hyperparams_wrap_it(tx):
     params, grads = draw(0), draw(1)
-    direct, _ = tx.update(grads, tx.init(params), params)
-    chained = optax.chain(optax.clip_by_global_norm(1e9), tx, optax.scale(0.5))
-    half, _ = chained.update(grads, chained.init(params), params, value=1.0)
-    accumulated = optax.MultiSteps(tx, every_k_schedule=2)
-    state = accumulated.init(params)
-    nothing, state = accumulated.update(grads, state, params)
-    whole, state = accumulated.update(grads, state, params)
 
-    def make(scale):
+    def steps(tx):
+        """The updates of two steps."""
+
+        @jax.jit
+        def run(params):
+            state = tx.init(params)
+            first, state = tx.update(grads, state, params, value=1.0)
+            return first, tx.update(grads, state, params, value=1.0)[0]
+
+        return run(params)
+
+    direct, second = steps(tx)
+    halves = steps(optax.chain(optax.clip_by_global_norm(1e9), tx, optax.scale(0.5)))
+    nothing, whole = steps(optax.MultiSteps(tx, every_k_schedule=2))
+
+    def scaled(scale):
         return optax.chain(tx, optax.scale(scale))
 
-    injected = optax.inject_hyperparams(make)(scale=0.25)
-    state = injected.init(params)
-    quarter, state = injected.update(grads, state, params)
+    quarters = steps(optax.inject_hyperparams(scaled)(scale=0.25))
     for name in params:
-        np.testing.assert_allclose(half[name], 0.5 * direct[name], rtol=1e-5)
+        np.testing.assert_allclose(halves[0][name], 0.5 * direct[name], 1e-4, 1e-8)
+        np.testing.assert_allclose(halves[1][name], 0.5 * second[name], 1e-4, 1e-8)
         np.testing.assert_array_equal(nothing[name], 0.0)
-        np.testing.assert_allclose(whole[name], direct[name], rtol=1e-5, atol=1e-7)
-        np.testing.assert_allclose(quarter[name], 0.25 * direct[name], rtol=1e-5)
+        np.testing.assert_allclose(whole[name], direct[name], rtol=1e-4, atol=1e-7)
+        np.testing.assert_allclose(quarters[0][name], 0.25 * direct[name], 1e-4, 1e-8)
 
 
-@pytest.mark.parametrize("name", ["mulo", "pretrained", "mu_adam", "mu_adamw"])
-def test_mu_rules_refuse_parameters_their_tree_does_not_know(name):
-    tx = TRANSFORMS[name]()
-    params = draw(0) | {"extra": jnp.ones(3)}
-    with pytest.raises(ValueError, match="extra"):
-        tx.update(params, tx.init(params), params)
+@pytest.mark.parametrize("name", NAMES)
+def test_an_entry_that_is_no_number_does_what_the_registry_says(name):
+    tx = make(name, None)
+    params, grads = draw(0), draw(1)
+    bad = grads | {"w": grads["w"].at[0, 1].set(jnp.nan)}
+    update = jax.jit(lambda *args: tx.update(*args, value=1.0))
+    _, state = update(grads, tx.init(params), params)  # SOAP's first step is skipped.
+    got, after = update(bad, state, params)
+    later, _ = update(grads, after, params)
+    for leaf in params:
+        if leaf != "w":
+            assert np.all(np.isfinite(got[leaf]))
+            assert np.all(np.isfinite(later[leaf]))
+    policy = mulo.optimizers.info(name).non_finite
+    if policy == "stays in its leaf":
+        assert np.isnan(later["w"]).any()
+    else:
+        assert np.all(np.isfinite(later["w"]))
+        assert np.any(later["w"] != 0)
+        assert (np.max(np.abs(got["w"])) == 0) == (policy == "skips its leaf")
 
 
-def test_an_empty_tree_is_fine_without_a_mu_tree():
-    tx = TRANSFORMS["small_fc"]()
-    updates, state = tx.update({}, tx.init({}), {})
+@pytest.mark.parametrize("name", NAMES)
+def test_empty_trees_and_empty_leaves_are_left_alone(name):
+    tx = make(name, None)
+    updates, _ = tx.update({}, tx.init({}), {}, value=1.0)
     assert updates == {}
-    assert state.count == 1
+    params = {"none": jnp.ones((5, 0)), "b": jnp.ones(3), "w": jnp.ones((2, 3))}
+    update = jax.jit(lambda *args: tx.update(*args, value=1.0))
+    state = tx.init(params)
+    for _ in range(2):
+        updates, state = update(params, state, params)
+    assert updates["none"].shape == (5, 0)
+    assert np.all(np.isfinite(updates["w"]))
+    assert np.any(updates["b"] != 0)
+
+
+@pytest.mark.parametrize("dtype", ["int32", "complex64"])
+@pytest.mark.parametrize("name", NAMES)
+def test_leaves_that_are_not_real_floats_are_refused_by_name(name, dtype):
+    params = {"b": jnp.ones(3), "counts": jnp.ones(3, dtype)}
+    with pytest.raises(ValueError, match=f"'counts' is {dtype}"):
+        make(name, None).init(params)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_mu_rules_refuse_parameters_their_tree_does_not_know(name):
+    params = draw(0) | {"extra": jnp.ones(3)}
+    tx = make(name)
+    with pytest.raises(ValueError, match="extra"):
+        tx.update(params, tx.init(params), params, value=1.0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_rule_that_reads_the_loss_says_so_when_it_gets_none(name):
+    tx = make(name)
+    params = draw(0)
+    state = tx.init(params)
+    if mulo.optimizers.info(name).needs_loss:
+        with pytest.raises(ValueError, match="value=loss"):
+            tx.update(params, state, params)
+    else:
+        jax.eval_shape(tx.update, params, state, params)

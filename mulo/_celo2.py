@@ -1,0 +1,332 @@
+"""Celo2: a learned direction of length one, under the user's own learning rate.
+
+A per-parameter MLP of 347 weights sees the features of :mod:`mulo._celo2_leaf` and
+answers with a direction; each matrix of directions is divided by its root mean square
+and stepped along by the learning rate, so that theta says where to and the user's
+schedule how far. Two forms are published:
+
+* base (``orthogonalize=False``): this, for every array;
+* orthogonalized: matrices are orthogonalized by Newton-Schulz iteration before they are
+  normalized, as in Muon, and all other arrays are stepped by Adam with a learning rate
+  of its own (20 times the matrices').
+
+Under μP the two differ. A learned direction has a stable rank that does not grow with
+width, like Adam's, so a hidden matrix's step is multiplied by base/fan_in. An
+orthogonalized one has all singular values equal: at root mean square 1 they are
+√max(fan_in, fan_out), and the multiplier is √(fan_out/fan_in) over that, about
+1/√width (:func:`mulo.mup.update_multipliers`, ``muon_rms``).
+
+References:
+  Moudgil et al., `Celo2 <https://arxiv.org/abs/2602.19142>`_, 2026.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mulo import _celo2_leaf as leaf_lib
+from mulo import _newton_schulz as newton_schulz
+from mulo import _rule_inputs as inputs
+from mulo import mup as mup_lib
+from mulo._mu_adam import scale_by_mup
+from mulo._small_fc_leaf import Decays
+from mulo._wrappers import in_float32
+
+Theta = Any  # {"ff_mod_stack": {"w0__0", …, "b0", "w1", …}}, float32 arrays.
+
+DECAYS = (
+    "initial_momentum_decays",
+    "initial_rms_decays",
+    "initial_adafactor_decays",
+)
+
+_OUTPUTS = 3  # Direction and two that are not used.
+
+
+class Celo2State(NamedTuple):
+    """State of the learned part of :meth:`Celo2.transform`."""
+
+    leaves: Any  # As params: a `LeafState` of float32 accumulators per leaf.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Celo2:
+    """Architecture of Celo2.
+
+    Attributes:
+      hidden_size: Units of each hidden layer.
+      hidden_layers: Hidden layers, input layer included.
+      orthogonalize: Whether matrices are orthogonalized and the rest left to Adam; a
+        theta is trained with one of the two.
+      learning_rate: The learning rate of meta-training, parameter units per step.
+      base_width: fan_in at which a hidden matrix gets the plain update under μP.
+      adam_multiplier: Adam's learning rate over the matrices'.
+      adam_b1: Adam's decay of the first moment per step.
+      adam_b2: Adam's decay of the second moment per step.
+      adam_eps: Added to the root of Adam's second moment, gradient units.
+      initial_momentum_decays: Momentum decay rates, fixed.
+      initial_rms_decays: Second-moment decay rate, fixed.
+      initial_adafactor_decays: Factored second-moment decay rates, fixed; as many as
+        momenta.
+    """
+
+    hidden_size: int = 8
+    hidden_layers: int = 2
+    orthogonalize: bool = True
+    learning_rate: float = 0.001
+    base_width: float = 1.0
+    adam_multiplier: float = 20.0
+    adam_b1: float = 0.9
+    adam_b2: float = 0.95
+    adam_eps: float = 1e-8
+    initial_momentum_decays: tuple[float, ...] = (0.9, 0.99, 0.999)
+    initial_rms_decays: tuple[float, ...] = (0.95,)
+    initial_adafactor_decays: tuple[float, ...] = (0.9, 0.99, 0.999)
+
+    FEATURE_VERSION: ClassVar[int] = 1  # Changes when a theta would act differently.
+
+    def __post_init__(self):
+        """Check every field."""
+        inputs.check_sizes(self, ("hidden_size", "hidden_layers"))
+        inputs.check_positive(
+            self, ("learning_rate", "base_width", "adam_multiplier", "adam_eps")
+        )
+        for name in ("adam_b1", "adam_b2"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ValueError(
+                    f"{name} must lie in [0, 1), got {getattr(self, name)!r}."
+                )
+        inputs.check_decays(self, DECAYS)
+        if len(self.initial_rms_decays) != 1:
+            raise ValueError(
+                "initial_rms_decays must be one decay, as published, got "
+                f"{self.initial_rms_decays}."
+            )
+        if len(self.initial_adafactor_decays) != len(self.initial_momentum_decays):
+            raise ValueError(
+                "initial_adafactor_decays must be as many as "
+                "initial_momentum_decays (each momentum is normalized by one of "
+                f"them), got {len(self.initial_adafactor_decays)} and "
+                f"{len(self.initial_momentum_decays)}."
+            )
+
+    @property
+    def mup_rule(self) -> str:
+        """The rule of :func:`mulo.mup.update_multipliers` for hidden matrices."""
+        return "muon_rms" if self.orthogonalize else "adam"
+
+    def init(self, key: jax.Array) -> Theta:
+        """Draw meta-parameters.
+
+        Args:
+          key: PRNG key.
+
+        Returns:
+          Float32 arrays under the public names, in ``ff_mod_stack``: ``w0__0`` …
+          ``w0__13`` (group size, hidden_size), ``b0`` (hidden_size,), … up to the
+          output layer of 3 units, of which one is used; weights truncated normal with
+          standard deviation 1/sqrt(inputs), biases zero.
+        """
+        groups = leaf_lib.group_sizes(len(self.initial_momentum_decays))
+        sizes = [sum(groups), *[self.hidden_size] * self.hidden_layers, _OUTPUTS]
+        first_key, *keys = jax.random.split(key, len(sizes) - 1)
+        layers: dict[str, jax.Array] = {}
+
+        def weights(key, shape, num_inputs):
+            # Two standard deviations are kept, and not corrected for, as published.
+            draw = jax.random.truncated_normal(key, -2.0, 2.0, shape)
+            return draw * num_inputs**-0.5
+
+        group_keys = jax.random.split(first_key, len(groups))
+        for i, (group_key, size) in enumerate(zip(group_keys, groups, strict=True)):
+            layers[f"w0__{i}"] = weights(group_key, (size, sizes[1]), sizes[0])
+        for i, layer_key in enumerate(keys, start=1):
+            layers[f"w{i}"] = weights(layer_key, (sizes[i], sizes[i + 1]), sizes[i])
+        for i, size in enumerate(sizes[1:]):
+            layers[f"b{i}"] = jnp.zeros(size)
+        return {"ff_mod_stack": layers}
+
+    def check_theta(self, theta: Theta) -> None:
+        """Raise ValueError, naming the leaf, unless theta fits this architecture."""
+        inputs.check_theta(self, theta)
+
+    def transform(
+        self,
+        theta: Theta,
+        *,
+        mup: Any | None = None,
+        learning_rate: optax.ScalarOrSchedule | None = None,
+        matrices: Any | Callable[[Any], Any] | None = None,
+    ) -> optax.GradientTransformationExtraArgs:
+        """Make the optimizer described by theta.
+
+        A gradient entry that is not a number counts as zero, and all are clipped to
+        ±1000; Adam's leaves get the same gradients.
+
+        Args:
+          theta: Meta-parameters as `init` returns them; may be traced.
+          mup: Tree like the parameters with a :class:`mulo.mup.Scaling` per leaf (see
+            :func:`mulo.mup.infer`): steps get the multipliers of this module's
+            docstring, and hidden matrices are orthogonalized as (fan_in, fan_out). None
+            is the standard parametrization.
+          learning_rate: Parameter units per step, float or schedule; None for the one
+            of meta-training.
+          matrices: Which leaves are orthogonalized: a tree of bools like the
+            parameters, or a function from them to one. None: the hidden matrices of
+            ``mup``; without it, every leaf of two axes or more. Embeddings and
+            readouts are better left out. Base form: not used.
+
+        Returns:
+          A transformation whose updates are to be added to the parameters and keep
+          their shapes and dtypes; statistics are float32. ``update`` needs ``params``
+          and ignores other keyword arguments (``value=`` and the like).
+
+        Raises:
+          ValueError: If theta does not fit the architecture; at init and update, if a
+            leaf is not of a real floating dtype or has no μP scaling (names it).
+        """
+        self.check_theta(theta)
+        steps: list[optax.GradientTransformation] = [self._direction(theta, mup)]
+        if self.orthogonalize:
+            adam = optax.chain(
+                in_float32(
+                    optax.scale_by_adam(self.adam_b1, self.adam_b2, self.adam_eps)
+                ),
+                optax.scale(self.adam_multiplier),
+            )
+            parts: dict[Any, optax.GradientTransformation] = {
+                "matrix": steps[0],
+                "rest": adam,
+            }
+            labels = _labels(mup, matrices)
+            steps = [_cleaned(), optax.partition(parts, labels)]
+        rate = self.learning_rate if learning_rate is None else learning_rate
+        return optax.with_extra_args_support(
+            optax.chain(
+                *steps,
+                scale_by_mup(mup, optimizer=self.mup_rule, base_width=self.base_width),
+                optax.scale_by_learning_rate(rate),
+            )
+        )
+
+    def _direction(self, theta: Theta, mup: Any) -> optax.GradientTransformation:
+        """The learned direction of every leaf it is given."""
+        stack = theta["ff_mod_stack"]
+        network = leaf_lib.Network(
+            groups={g: stack[f"w0__{i}"] for i, g in enumerate(leaf_lib.GROUPS)},
+            bias=stack["b0"],
+            layers=tuple(
+                (stack[f"w{i}"], stack[f"b{i}"])
+                for i in range(1, self.hidden_layers + 1)
+            ),
+        )
+        decays = Decays(*(jnp.asarray(getattr(self, name)) for name in DECAYS))
+
+        def init_fn(params):
+            inputs.check_floating("Celo2", params)
+            num_momenta = len(self.initial_momentum_decays)
+            return Celo2State(
+                jax.tree.map(lambda p: leaf_lib.init(p, num_momenta), params)
+            )
+
+        def update_fn(updates, state, params=None):
+            if params is None:
+                raise ValueError(
+                    "Celo2 reads the parameters: call tx.update(grads, state, params), "
+                    "got params=None."
+                )
+            inputs.check_floating("Celo2", updates)
+            grads, treedef = jax.tree.flatten(updates, is_leaf=inputs.is_masked)
+            values = treedef.flatten_up_to(params)
+            states = treedef.flatten_up_to(state.leaves)
+            views = treedef.flatten_up_to(_views(updates, mup))
+            outs, new_states = list(grads), list(states)
+            vectors = []
+            for i in inputs.live(grads):
+                if jnp.ndim(grads[i]) < 2:
+                    vectors.append(i)
+                    continue
+                direction, new_states[i] = leaf_lib.update_factored(
+                    network, decays, grads[i], values[i], states[i]
+                )
+                outs[i] = self._finish(direction, views[i])
+            results = leaf_lib.update_vectors(
+                network,
+                decays,
+                *([xs[i] for i in vectors] for xs in (grads, values, states)),
+            )
+            for i, direction, new in zip(vectors, *results, strict=True):
+                outs[i], new_states[i] = leaf_lib.normalize(direction), new
+            outs = [
+                grad if inputs.is_masked(grad) else out.astype(grad.dtype)
+                for grad, out in zip(grads, outs, strict=True)
+            ]
+            return treedef.unflatten(outs), Celo2State(treedef.unflatten(new_states))
+
+        return optax.GradientTransformation(init_fn, update_fn)
+
+    def _finish(self, direction, view):
+        """Orthogonalize where that is asked for, and normalize."""
+        if not self.orthogonalize:
+            return leaf_lib.normalize(direction)
+        matrix = newton_schulz.orthogonalize(direction.reshape(view))
+        return leaf_lib.normalize(matrix).reshape(direction.shape)
+
+
+def _views(updates, mup):
+    """Shape (…, A, B) in which every leaf is a stack of matrices."""
+    if mup is None:
+        return jax.tree.map(jnp.shape, updates)
+    scalings = mup_lib.align(mup, updates, scalings=mup)
+
+    def view(update, scaling):
+        shape = jnp.shape(update)
+        # The sides of a weight of several axes are products of neighbours. Differs
+        # from the public code, which takes the last two axes whatever they are.
+        sides = (scaling.fan_in, scaling.fan_out)
+        starts = {math.prod(shape[:k]) for k in range(len(shape) + 1)}
+        if scaling.role == "hidden" and scaling.copies == 1 and sides[0] in starts:
+            return sides
+        return shape
+
+    return jax.tree.map(view, updates, scalings)
+
+
+def _labels(mup, matrices):
+    def by_rank(params):
+        return jax.tree.map(lambda p: jnp.ndim(p) >= 2, params)
+
+    def by_role(params):
+        return jax.tree.map(
+            lambda p, s: s.role == "hidden" and not s.finite and jnp.ndim(p) >= 2,
+            params,
+            mup_lib.align(mup, params, scalings=mup),
+        )
+
+    def labels(params):
+        if matrices is None:
+            chosen = by_rank(params) if mup is None else by_role(params)
+        else:
+            chosen = matrices(params) if callable(matrices) else matrices
+        return jax.tree.map(lambda matrix: "matrix" if matrix else "rest", chosen)
+
+    return labels
+
+
+def _cleaned():
+    """Clip gradients and drop what is not a number, for Adam's leaves too."""
+
+    def update_fn(updates, state, params=None):
+        del params
+        return jax.tree.map(lambda g: leaf_lib.clean(g).astype(g.dtype), updates), state
+
+    def init_fn(params):
+        inputs.check_floating("Celo2", params)
+        return optax.EmptyState()
+
+    return optax.GradientTransformation(init_fn, update_fn)

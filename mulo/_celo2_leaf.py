@@ -1,0 +1,314 @@
+"""Celo2's arithmetic: accumulators, features and network of parameter arrays.
+
+The published network sees up to 30 inputs per parameter, each divided by its root mean
+square over the last two axes of the array, and has 8 hidden units per layer. At that
+size it is not a chain of matrix products but a few hundred multiply-adds per
+parameter: written out element by element, everything between the accumulators and the
+direction is one fused loop that keeps the features in registers. Two exact rewritings
+make the loop short:
+
+* a feature's normalizer is one number per matrix: it goes into the weights;
+* row and column features vary along one axis: their share of the first layer is
+  computed per row and per column, and added.
+
+Scalars and vectors have no row and column features; all of them go through the network
+as one long vector.
+
+Axis names: M momenta (as many factored moments), K product of all axes but the last
+two, A and B the last two, H hidden units, L arrays in a list, N entries of them all.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mulo import _small_fc_leaf as shared
+
+LeafState = shared.LeafState
+init = shared.init
+
+# Features by group, as the public file splits the first layer. The last five groups
+# need factored moments: scalars and vectors have none of them.
+GROUPS = (
+    "gradient",
+    "clipped_gradient",
+    "parameter",
+    "momentum",
+    "rms",
+    "momentum_by_rms",
+    "inverse_rms",
+    "factored_gradient",
+    "gradient_by_rms",
+    "row",
+    "column",
+    "inverse_row",
+    "inverse_column",
+    "factored_momentum",
+)
+
+_CLIP = 1000.0  # Gradient units.
+_CLIP_FEATURE = 0.1  # Gradient units.
+_MAX_VECTORS = 32  # Arrays in one long vector; each adds a little to the program.
+_FEATURES_AT_ONCE = 6  # In one reduction; the fastest on CPUs of 1, 3, 6, 9 and 18.
+
+
+class Network(NamedTuple):
+    """The MLP, its first layer split into groups."""
+
+    groups: dict[str, jax.Array]  # (group size, H) for each of `GROUPS`.
+    bias: jax.Array  # (H,).
+    layers: tuple[tuple[jax.Array, jax.Array], ...]  # Remaining (weights, bias).
+
+
+def group_sizes(num_momenta: int) -> tuple[int, ...]:
+    """Inputs of each of `GROUPS`; 1, 1, 1, 3, 1, 3, 1, 3, 1, 3, … for three momenta."""
+    many = {"momentum", "momentum_by_rms", "factored_gradient", *GROUPS[9:]}
+    return tuple(num_momenta if group in many else 1 for group in GROUPS)
+
+
+def clean(grad):
+    """A gradient in float32, clipped; what is not a number counts as zero."""
+    # Differs from the public code, which lets one NaN into its accumulators for good.
+    grad = jnp.nan_to_num(jnp.asarray(grad, jnp.float32), posinf=_CLIP, neginf=-_CLIP)
+    return jnp.clip(grad, -_CLIP, _CLIP)
+
+
+def update_factored(network, decays, grad, param, state):
+    """One step on one array of two or more axes.
+
+    Args:
+      network: The MLP.
+      decays: Decay rates per step.
+      grad: Gradient, floating.
+      param: Parameters, as grad.
+      state: Accumulators.
+
+    Returns:
+      The network's first output, of shape ``grad.shape``, float32, and the new state.
+    """
+    shape = jnp.shape(grad)
+    factoring = shared.Factoring.of(shape)
+    assert factoring is not None
+    last_two = (math.prod(shape[:-2]), *shape[-2:])
+    grad, param, momentum, rms = _moments(decays, grad, param, state)
+
+    # Adafactor statistics: (M, K', A'), (M, K', B') in the factored layout.
+    decay = decays.adafactor.reshape(-1, 1, 1)
+    square = factoring.split(jnp.square(grad)) + 1e-30
+    along_a = decay * state.along_a + (1.0 - decay) * jnp.mean(square, axis=2)[None]
+    along_b = decay * state.along_b + (1.0 - decay) * jnp.mean(square, axis=1)[None]
+    row, col = (along_a, along_b) if factoring.rows_along_a else (along_b, along_a)
+    row_factor = _safe_rsqrt(row / (jnp.mean(row, axis=2, keepdims=True) + 1e-9))
+    col_factor = _safe_rsqrt(col)
+
+    def lay(stats, on_rows):
+        """Row or column statistics → (M, K, A, B), axes they do not vary along 1."""
+        along_a = on_rows == factoring.rows_along_a
+        stats = stats[..., :, None] if along_a else stats[..., None, :]
+        reduced = factoring.order[-1] if along_a else factoring.order[-2]
+        kept = [1 if axis == reduced else size for axis, size in enumerate(shape)]
+        stats = factoring.merge(stats, tuple(kept))
+        if reduced < len(shape) - 2:
+            stats = jnp.broadcast_to(stats, (stats.shape[0], *shape))
+        return stats.reshape(stats.shape[0], last_two[0], *stats.shape[-2:])
+
+    row, row_factor = lay(row, True), lay(row_factor, True)
+    col, col_factor = lay(col, False), lay(col_factor, False)
+    g, p, v = (x.reshape(last_two) for x in (grad, param, rms))
+    m = momentum.reshape(-1, *last_two)
+    factors = list(zip(row_factor, col_factor, strict=True))
+    planes = _planes(g, p, m, v, [g * r * c for r, c in factors])
+    planes["factored_momentum"] = [
+        x * r * c for x, (r, c) in zip(m, factors, strict=True)
+    ]
+    by_row = _share(network, {"row": row, "inverse_row": _inverse(row)})
+    by_column = _share(network, {"column": col, "inverse_column": _inverse(col)})
+    hidden = [
+        bias + a + b
+        for bias, a, b in zip(
+            network.bias.reshape(-1, 1, 1, 1), by_row, by_column, strict=True
+        )
+    ]
+    features = [feature for group in planes.values() for feature in group]
+    weights = jnp.concatenate([network.groups[group] for group in planes])
+    scales = _inverse_rms(jnp.stack(_mean_squares(features)))
+    out = _later_layers(
+        _first_layer(
+            hidden, features, weights[:, :, None, None, None] * scales[:, None]
+        ),
+        network,
+    )
+    return out.reshape(shape), LeafState(momentum, rms, along_a, along_b)
+
+
+def update_vectors(network, decays, grads, params, states):
+    """One step on scalars and vectors, as :func:`update_factored` on each.
+
+    Args:
+      network: The MLP.
+      decays: Decay rates per step.
+      grads: Gradients, a list of L floating arrays of at most one axis.
+      params: Parameters, as grads.
+      states: Accumulators, one per array.
+
+    Returns:
+      Lists of the network's first output, float32, and of new states.
+    """
+    outs, new_states = [], []
+    for i in range(0, len(grads), _MAX_VECTORS):
+        chunk = slice(i, i + _MAX_VECTORS)
+        out, new = _update_long_vector(
+            network, decays, grads[chunk], params[chunk], states[chunk]
+        )
+        outs += out
+        new_states += new
+    return outs, new_states
+
+
+def _update_long_vector(network, decays, grads, params, states):
+    sizes = [math.prod(jnp.shape(grad)) for grad in grads]
+    ends = np.cumsum(sizes)[:-1].tolist()
+
+    def join(arrays):
+        """Arrays (*lead, *shape) → (*lead, N)."""
+        return jnp.concatenate(
+            [
+                x.reshape(*x.shape[: x.ndim - jnp.ndim(grad)], -1)
+                for x, grad in zip(arrays, grads, strict=True)
+            ],
+            axis=-1,
+        )
+
+    second = jnp.concatenate([s.along_a for s in states], axis=-1)
+    joined = LeafState(
+        join([s.momentum for s in states]),
+        join([s.rms for s in states]),
+        second,
+        second,
+    )
+    g, p, m, v = _moments(decays, join(grads), join(params), joined)
+    decay = decays.adafactor.reshape(-1, 1)
+    second = decay * second + (1.0 - decay) * (jnp.square(g)[None] + 1e-30)
+    planes = _planes(g, p, list(m), v, [g * s for s in _safe_rsqrt(second + 1e-9)])
+    features = jnp.stack([feature for group in planes.values() for feature in group])
+    mean_square = jnp.stack(
+        [
+            jnp.mean(part, axis=1)
+            for part in jnp.split(jnp.square(features), ends, axis=1)
+        ],
+        axis=1,
+    )
+    features *= _inverse_rms(mean_square)[:, np.repeat(np.arange(len(sizes)), sizes)]
+    weights = jnp.concatenate([network.groups[group] for group in planes])
+    hidden = list(network.bias.reshape(-1, 1))
+    out = _later_layers(_first_layer(hidden, features, weights[:, :, None]), network)
+
+    def split(x):
+        """(*lead, N) → arrays (*lead, *shape)."""
+        return [
+            part.reshape(*part.shape[:-1], *jnp.shape(grad))
+            for part, grad in zip(jnp.split(x, ends, axis=-1), grads, strict=True)
+        ]
+
+    flat_second = jnp.split(second, ends, axis=-1)
+    new_states = [
+        LeafState(*leaves)
+        for leaves in zip(split(m), split(v), flat_second, flat_second, strict=True)
+    ]
+    return split(out), new_states
+
+
+def normalize(x: jax.Array) -> jax.Array:
+    """Divide by the root mean square over the last two axes, or all of fewer."""
+    axes = tuple(range(x.ndim))[-2:]
+    return x * _inverse_rms(jnp.mean(jnp.square(x), axes, keepdims=True))
+
+
+def _moments(decays, grad, param, state):
+    """Gradient and parameters in float32, momenta (M, …) and second moment, new."""
+    grad = clean(grad)
+    decay = decays.momentum.reshape(-1, *(1,) * grad.ndim)
+    momentum = decay * state.momentum + (1.0 - decay) * grad[None]
+    decay = decays.rms.reshape((1,) * grad.ndim)
+    rms = decay * state.rms + (1.0 - decay) * jnp.square(grad)
+    return grad, jnp.asarray(param, jnp.float32), momentum, rms
+
+
+def _planes(g, p, m, v, factored):
+    """Features that every array has, by group; lists of arrays like g."""
+    inverse = _inverse(v)
+    return {
+        "gradient": [g],
+        "clipped_gradient": [jnp.clip(g, -_CLIP_FEATURE, _CLIP_FEATURE)],
+        "parameter": [p],
+        "momentum": list(m),
+        "rms": [v],
+        "momentum_by_rms": [x * inverse for x in m],
+        "inverse_rms": [inverse],
+        "factored_gradient": factored,
+        "gradient_by_rms": [g * inverse],
+    }
+
+
+def _share(network, groups):
+    """First-layer share of row or column statistics (M, K, …): (H, K, …)."""
+    stats = jnp.concatenate(list(groups.values()))
+    weights = jnp.concatenate([network.groups[group] for group in groups])
+    scale = _inverse_rms(jnp.mean(jnp.square(stats), (-2, -1), keepdims=True))
+    return jnp.einsum("fkab,fh->hkab", stats * scale, weights)
+
+
+def _mean_squares(features):
+    """Mean square over the last two axes of each of the (K, A, B) arrays: (K, 1, 1)."""
+    # Reductions of several features at once read the accumulators once and leave the
+    # features in registers; single ones would write them to memory first.
+    means = []
+    for i in range(0, len(features), _FEATURES_AT_ONCE):
+        squares = tuple(jnp.square(x) for x in features[i : i + _FEATURES_AT_ONCE])
+        zeros = tuple(jnp.zeros(()) for _ in squares)
+        # Row sums first: a single running sum would lose digits in large arrays.
+        by_row = jax.lax.reduce(squares, zeros, _add_all, (2,))
+        means += [
+            jnp.mean(x, 1)[:, None, None] / y.shape[2]
+            for x, y in zip(by_row, squares, strict=True)
+        ]
+    return means
+
+
+def _add_all(xs, ys):
+    return tuple(x + y for x, y in zip(xs, ys, strict=True))
+
+
+def _first_layer(hidden, features, weights):
+    """Pre-activations plus features (F of them) times weights (F, H, …); lists."""
+    for feature, row in zip(features, weights, strict=True):
+        hidden = [x + feature * weight for x, weight in zip(hidden, row, strict=True)]
+    return hidden
+
+
+def _later_layers(hidden, network):
+    """Pre-activations of the first layer, a list of H arrays → the direction."""
+    for i, (weights, bias) in enumerate(network.layers):
+        hidden = [jnp.maximum(x, 0.0) for x in hidden]
+        # Of the last layer's three outputs only the first is used.
+        outputs = weights.shape[1] if i < len(network.layers) - 1 else 1
+        hidden = [
+            sum((x * w for x, w in zip(hidden, weights[:, h], strict=True)), bias[h])
+            for h in range(outputs)
+        ]
+    return hidden[0]
+
+
+def _safe_rsqrt(x):
+    return jax.lax.rsqrt(jnp.maximum(x, 1e-9))
+
+
+def _inverse(x):
+    return jax.lax.rsqrt(x + 1e-8)
+
+
+def _inverse_rms(mean_square):
+    return jax.lax.rsqrt(1e-9 + mean_square)

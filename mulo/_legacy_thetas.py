@@ -1,0 +1,300 @@
+"""Thetas in the formats of other projects, read without their code.
+
+* flax msgpack, as learned_optimization and Celo write it: nested maps whose arrays are
+  extension type 1, a packed (shape, dtype name, bytes); bare, or inside the wrapper of
+  ``ParameterCheckpoint`` (``params``, ``gen_id``, ``step``) or of a tuple;
+* the two safetensors files of PyLO's VeLO, weights stored (out, in).
+
+Neither says which optimizer it belongs to, nor any setting but sizes. Names and shapes
+tell the architecture; other settings are the published ones, those of a ``config.gin``
+that lies beside the file, or those the caller gives.
+"""
+
+import ast
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import msgpack
+import numpy as np
+
+from mulo import _rule_inputs as inputs
+from mulo import _velo_features as velo_features
+from mulo import _velo_leaf as velo_leaf
+from mulo._celo import Celo, CeloAdam
+from mulo._celo2 import Celo2
+from mulo._elo import ELO
+from mulo._lstm_ff import LSTMFF
+from mulo._small_fc import SmallFC
+from mulo._velo import VeLO
+
+_ARRAY, _SCALAR = 1, 3  # Extension types of flax.
+_DTYPES = ("float16", "float32", "float64", "int32", "int64", "uint32")
+
+# Settings of the public class HyperV2 that VeLO here has, at the class's defaults,
+# where those are not VeLO's own.
+_GIN_DEFAULTS = {
+    "lstm_hidden_size": 128,
+    "param_inits": 64,
+    "use_bugged_loss_features": True,
+}
+# Settings that change what it computes and have one value here.
+_GIN_FIXED = {
+    "mix_layers": True,
+    "with_validation_feature_dim": False,
+    "adafactor_accumulator": True,
+    "precondition_output": False,
+    "rnn_state_decay": 0.0,
+    "constant_loss": False,
+    "clip_param_scale_amount": None,
+}
+_GIN_LINE = re.compile(r"^(?:[\w./]*[./])?HyperV2\.(\w+)\s*=\s*(.+?)\s*$", re.MULTILINE)
+
+
+def looks_like_msgpack(content: bytes) -> bool:
+    """Whether the content starts as a msgpack map does."""
+    return bool(content) and (0x81 <= content[0] <= 0x8F or content[0] in (0xDE, 0xDF))
+
+
+def read(
+    content: bytes, where: str, *, rule: Any = None, gin: str | None = None
+) -> tuple[Any, Any]:
+    """Read a theta from flax msgpack.
+
+    Args:
+      content: The file's bytes.
+      where: The file, for messages.
+      rule: The architecture with all its settings; None to tell it from the names and
+        shapes.
+      gin: Text of the ``config.gin`` beside the file; settings of VeLO are read from
+        it.
+
+    Returns:
+      The architecture and theta, numpy float32.
+
+    Raises:
+      ValueError: If the file is damaged or of another format, or theta does not fit the
+        architecture.
+    """
+    tree = unpack(content, where)
+    if isinstance(tree, Mapping) and {"params", "gen_id", "step"} <= set(tree):
+        tree = tree["params"]
+    elif isinstance(tree, Mapping) and set(tree) == {"0", "1", "2"}:
+        tree = tree["0"]  # A tuple (theta, generation, step).
+    return from_public(tree, where, rule=rule, gin=gin)
+
+
+def from_public(
+    tree: Any, where: str, *, rule: Any = None, gin: str | None = None
+) -> tuple[Any, Any]:
+    """Turn a theta under its public names into an architecture and our theta.
+
+    Args:
+      tree: Nested maps of arrays under haiku's names, such as
+        ``ff_mod_stack/~/w0__0``.
+      where: The file, for messages.
+      rule: As in `read`.
+      gin: As in `read`.
+
+    Returns:
+      As `read`.
+
+    Raises:
+      ValueError: As `read`.
+    """
+    theta = _plain_names(tree)
+    known = _recognize(theta, where)
+    if rule is None and isinstance(known, Celo2):
+        raise ValueError(
+            f"{where} is a theta of Celo2 and does not say of which form: give "
+            "rule=mulo.Celo2() or rule=mulo.Celo2(orthogonalize=False)."
+        )
+    if rule is None:
+        rule = _from_gin(known, gin, where) if gin is not None else known
+    theta = jax.tree.map(lambda x: np.asarray(x, np.float32), theta)
+    try:
+        rule.check_theta(theta)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    for name, leaf in inputs.named_leaves(theta):
+        if not np.isfinite(leaf).all():
+            raise ValueError(f"{where}: leaf {name!r} has NaN or infinite entries.")
+    return rule, theta
+
+
+def from_pylo_velo(
+    rnn: Mapping[str, np.ndarray], mlp: Mapping[str, np.ndarray], where: str
+) -> tuple[VeLO, Any]:
+    """Turn PyLO's two VeLO files into an architecture and theta.
+
+    Args:
+      rnn: Tensors of VeLO_RNN.
+      mlp: Tensors of VeLO_MLP; working copies it may hold are not read.
+      where: The files, for messages.
+
+    Returns:
+      The architecture, with the published settings, and theta, numpy float32.
+
+    Raises:
+      ValueError: If a tensor is missing or has an unexpected shape.
+    """
+
+    def take(tensors, name):
+        if name not in tensors:
+            raise ValueError(
+                f"{where} lacks tensor {name!r} of PyLO's VeLO; it holds "
+                f"{', '.join(sorted(tensors))}."
+            )
+        return tensors[name]
+
+    def linear(name):
+        return {"w": take(rnn, f"{name}.weight").T, "b": take(rnn, f"{name}.bias")}
+
+    layers = sum(name.startswith("hidden_weights_.") for name in mlp)
+    parts = [("input_weights_", "input_bias_")]
+    parts += [(f"hidden_weights_.{i}", f"hidden_bias_.{i}") for i in range(layers)]
+    parts += [("output_weights_", "output_bias_")]
+    bank = {}
+    for i, (weights, bias) in enumerate(parts):
+        bank[f"w{i}"] = np.swapaxes(take(mlp, weights), 1, 2)
+        bank[f"b{i}"] = take(mlp, bias)
+    first, start = bank.pop("w0"), 0
+    for k, size in enumerate(velo_leaf.group_sizes(3)):
+        bank[f"w0__{k}"] = first[:, start : start + size]
+        start += size
+    if start != first.shape[1]:
+        raise ValueError(
+            f"{where}: the MLP must have {start} inputs, got {first.shape[1]}."
+        )
+    return from_public(
+        {
+            "lstm_init_state": {
+                "hidden": take(rnn, "lstm_init_state.0"),
+                "cell": take(rnn, "lstm_init_state.1"),
+            },
+            "rnn_params": {
+                "linear": linear("mix_layer1"),
+                "linear_1": linear("mix_layer2"),
+                "linear_2": linear("final_mix_layer"),
+                "rnn": linear("lstm.linear"),
+                "rnn_to_controls": linear("rnn_to_controls"),
+                "step_size": linear("step_size"),
+            },
+            "ff_mod_stack": bank,
+        },
+        where,
+    )
+
+
+def unpack(content: bytes, where: str) -> Any:
+    """Unpack flax msgpack into nested dicts and numpy arrays; runs no code of it."""
+
+    def extension(code, data):
+        if code not in (_ARRAY, _SCALAR):
+            raise ValueError(f"extension type {code} is not one of an array")
+        shape, dtype, values = msgpack.unpackb(data, raw=False)
+        if dtype not in _DTYPES:
+            raise ValueError(f"dtype {dtype!r} is not one of {', '.join(_DTYPES)}")
+        return np.frombuffer(values, dtype).reshape(shape)
+
+    try:
+        return msgpack.unpackb(content, ext_hook=extension, raw=False)
+    except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:
+        raise ValueError(
+            f"{where} is not a whole flax msgpack file ({error or 'truncated'}); copy "
+            "or download it again."
+        ) from error
+
+
+def _plain_names(tree: Any) -> Any:
+    """Drop haiku's ``~`` and doubled names, and name the parts of an LSTM's state."""
+    if not isinstance(tree, Mapping):
+        return tree
+    out = {}
+    for key, value in tree.items():
+        value = _plain_names(value)
+        name = str(key).removeprefix("mlp/~/").removesuffix("/linear")
+        if key in ("~", "rnn_to_ff", "rnn_to_in"):  # The only one at its level.
+            out |= value
+        elif key == "lstm_init_state" and set(value) == {"0", "1"}:
+            out[name] = {"hidden": value["0"], "cell": value["1"]}
+        else:
+            out[name] = value
+    return out
+
+
+def _recognize(theta: Any, where: str) -> Any:
+    """The architecture these names and shapes belong to, published settings."""
+    keys = set(theta) if isinstance(theta, Mapping) else set()
+    try:
+        if keys == {"nn", "momentum_decays", "rms_decays", "adafactor_decays"}:
+            return SmallFC(
+                hidden_size=theta["nn"]["b0"].shape[0],
+                hidden_layers=len(theta["nn"]) // 2 - 1,
+            )
+        if "initial_from_lstm" in keys:
+            return LSTMFF(
+                hidden_size=theta["ffmod_params"]["linear_0"]["b"].shape[0],
+                hidden_layers=len(theta["ffmod_params"]) - 1,
+                lstm_hidden_size=theta["lstm_init_state"]["hidden"].shape[-1],
+                from_mlp_size=theta["initial_from_mlp"].shape[0],
+                from_lstm_size=theta["initial_from_lstm"].shape[0],
+                lstm_to_ff=theta["rnn_to_ff_params"]["b"].shape[0],
+            )
+        if keys == {"nn"}:
+            return ELO(
+                hidden_size=theta["nn"]["b0"].shape[0],
+                hidden_layers=len(theta["nn"]) // 2 - 1,
+            )
+        if keys == {"ff_mod_stack"}:
+            bank = theta["ff_mod_stack"]
+            return Celo2(
+                hidden_size=bank["b0"].shape[0],
+                hidden_layers=sum(name.startswith("b") for name in bank) - 1,
+            )
+        if {"lstm_init_state", "rnn_params"} <= keys:
+            units = theta["lstm_init_state"]["hidden"].shape[-1]
+            if "ff_mod_stack" not in keys:
+                return CeloAdam(lstm_hidden_size=units)
+            bank = theta["ff_mod_stack"]
+            read = theta["rnn_params"]["linear_1"]["w"].shape[0]
+            cls = Celo if read == velo_features.NUM_COMMON else VeLO
+            return cls(
+                lstm_hidden_size=units,
+                param_inits=bank["b0"].shape[0],
+                ff_hidden_size=bank["b0"].shape[1],
+                ff_hidden_layers=sum(name.startswith("b") for name in bank) - 1,
+            )
+    except (KeyError, AttributeError, IndexError, TypeError) as error:
+        raise ValueError(
+            f"{where} is no theta of a known optimizer: {error!r} while reading sizes."
+        ) from error
+    raise ValueError(
+        f"{where} is no theta of a known optimizer; it holds "
+        f"{', '.join(sorted(map(str, keys))) or 'no names'}."
+    )
+
+
+def _from_gin(known: Any, text: str, where: str) -> Any:
+    """VeLO's settings from a gin file; what it does not mention is at its default."""
+    if not isinstance(known, VeLO):
+        return known
+    settings: dict[str, Any] = dict(_GIN_DEFAULTS)
+    for name, literal in _GIN_LINE.findall(text.replace("\\\n", " ")):
+        try:
+            value = ast.literal_eval(literal.partition("#")[0].strip())
+        except (ValueError, SyntaxError) as error:
+            raise ValueError(
+                f"config.gin of {where}: HyperV2.{name} must be a plain value, got "
+                f"{literal!r}."
+            ) from error
+        if name in VeLO.__dataclass_fields__:
+            settings[name] = tuple(value) if isinstance(value, list) else value
+        elif name in _GIN_FIXED or name.startswith("with_"):
+            if value != _GIN_FIXED.get(name, True):
+                raise ValueError(
+                    f"config.gin of {where}: HyperV2.{name} = {value!r} is not "
+                    f"implemented here, only {_GIN_FIXED.get(name, True)!r}."
+                )
+    return VeLO(**settings)

@@ -1,0 +1,179 @@
+"""What learned rules check and unpack in common: theta, parameters, loss, horizon."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from mulo import mup as mup_lib
+
+
+def check_sizes(rule: Any, names: Sequence[str]) -> None:
+    """Raise ValueError unless these fields are integers >= 1."""
+    for name in names:
+        value = getattr(rule, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be an integer >= 1, got {value!r}.")
+
+
+def check_positive(rule: Any, names: Sequence[str]) -> None:
+    """Raise ValueError unless these fields are finite and positive."""
+    for name in names:
+        value = getattr(rule, name)
+        if not 0.0 < value < float("inf"):
+            raise ValueError(f"{name} must be finite and > 0, got {value!r}.")
+
+
+def check_finite(rule: Any, names: Sequence[str]) -> None:
+    """Raise ValueError unless these fields are finite."""
+    for name in names:
+        value = getattr(rule, name)
+        if not math.isfinite(value):
+            raise ValueError(f"{name} must be finite, got {value!r}.")
+
+
+def check_decays(rule: Any, names: Sequence[str]) -> None:
+    """Turn these fields into tuples; raise ValueError unless they lie in [0, 1)."""
+    for name in names:
+        decays = tuple(float(d) for d in getattr(rule, name))
+        object.__setattr__(rule, name, decays)  # Lists from JSON become tuples.
+        if not decays or not all(0.0 <= d < 1.0 for d in decays):
+            raise ValueError(f"{name} must lie in [0, 1), got {decays}.")
+
+
+def check_theta(rule: Any, theta: Any) -> None:
+    """Raise ValueError, naming the leaf, unless theta fits the architecture."""
+    want = shapes(jax.eval_shape(rule.init, jax.random.key(0)))
+    have = shapes(theta)
+    for name in sorted(want.keys() | have.keys()):
+        if name not in have:
+            raise ValueError(f"theta lacks leaf {name!r}, {rule} needs it.")
+        if name not in want:
+            raise ValueError(f"theta has leaf {name!r}, unknown to {rule}.")
+        if want[name] != have[name]:
+            raise ValueError(
+                f"theta leaf {name!r} must have shape {want[name]} for {rule}, "
+                f"got {have[name]}."
+            )
+
+
+def named_leaves(tree: Any) -> list[tuple[str, Any]]:
+    """Leaves with their paths, ``"a/b"``."""
+    return [
+        (jax.tree_util.keystr(path, simple=True, separator="/"), leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    ]
+
+
+def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """Shape of every leaf by its path."""
+    return {name: tuple(np.shape(leaf)) for name, leaf in named_leaves(tree)}
+
+
+def check_num_steps(rule: str, num_steps: Any) -> jax.Array:
+    """Return the horizon as a float32 scalar; it may be traced.
+
+    Raises:
+      ValueError: If it is missing, not a scalar, or not positive.
+    """
+    if num_steps is None:
+        raise ValueError(
+            f"{rule} must know how long the run is: give num_steps, the number of "
+            "updates, as in transform(theta, num_steps=10_000); got None."
+        )
+    if np.ndim(num_steps) != 0:
+        raise ValueError(
+            f"num_steps of {rule} must be one number, got shape {np.shape(num_steps)}."
+        )
+    if not isinstance(num_steps, jax.core.Tracer) and not 1 <= num_steps < math.inf:
+        raise ValueError(f"num_steps of {rule} must be at least 1, got {num_steps!r}.")
+    return jnp.asarray(num_steps, jnp.float32)
+
+
+def loss_of(rule: str, value: Any, loss: Any) -> jax.Array:
+    """Return the loss passed to ``update`` as ``value=`` (alias ``loss=``), float32.
+
+    Raises:
+      ValueError: If it is missing or not a scalar.
+    """
+    given = loss if value is None else value
+    if given is None:
+        raise ValueError(
+            f"{rule} reads the loss: call tx.update(grads, state, params, value=loss), "
+            "got value=None."
+        )
+    if np.ndim(given) != 0:
+        raise ValueError(
+            f"The loss given to {rule} must be a scalar, got shape {np.shape(given)}. "
+            "Average it over the batch."
+        )
+    return jnp.asarray(given, jnp.float32)
+
+
+def check_floating(rule: str, params: Any) -> None:
+    """Raise ValueError, naming the leaf, if one is not of a real floating dtype."""
+    for name, leaf in named_leaves(params):
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            raise ValueError(
+                f"{rule} optimizes real floating-point arrays; leaf {name!r} is "
+                f"{jnp.result_type(leaf)}. Leave it out with optax.masked or "
+                "optax.partition."
+            )
+
+
+def require_params(rule: str, params: Any) -> None:
+    """Raise ValueError if ``update`` was called without parameters."""
+    if params is None:
+        raise ValueError(
+            f"{rule} reads the parameters: call tx.update(grads, state, params, "
+            "value=loss), got params=None."
+        )
+
+
+def is_masked(x: Any) -> bool:
+    """Whether a leaf was left out by ``optax.masked`` or ``optax.partition``."""
+    return isinstance(x, optax.MaskedNode)
+
+
+def live(leaves: Sequence[Any]) -> list[int]:
+    """Positions of the leaves there is something to do for: neither masked nor empty.
+
+    The others do not exist for the rule: they have no row in an LSTM and no part in
+    what tensors tell each other.
+    """
+    return [
+        i for i, x in enumerate(leaves) if not is_masked(x) and math.prod(np.shape(x))
+    ]
+
+
+def step_multipliers(mup: Any, base_width: float) -> Callable[[Any], Any]:
+    """Make a function from a tree to the μP factor on each of its leaves' steps.
+
+    Args:
+      mup: Tree of :class:`mulo.mup.Scaling`, or None for the standard parametrization.
+      base_width: fan_in at which a hidden matrix gets the plain step.
+
+    Returns:
+      A function from updates, maybe masked, to a tree of floats in their structure.
+    """
+    if mup is None:
+        return lambda tree: jax.tree.map(lambda _: 1.0, tree)  # Keeps MaskedNodes.
+    multipliers = mup_lib.update_multipliers(
+        mup, optimizer="adam", base_width=base_width
+    )
+    return lambda tree: mup_lib.align(multipliers, tree, scalings=mup)
+
+
+def refuse_param_scale_under_mup(rule: Any, mup: Any) -> None:
+    """Raise ValueError if a step proportional to the weights meets a μP tree."""
+    if mup is not None and rule.param_scale_mult:
+        name = type(rule).__name__
+        raise ValueError(
+            f"{name} with param_scale_mult=True multiplies each step by the RMS of the "
+            "weights, which shrinks with width already and is zero for a μP readout; "
+            f"for μP use {name}(param_scale_mult=False), got a mup tree."
+        )

@@ -1,0 +1,290 @@
+"""Shampoo: precondition every axis of a gradient by an inverse root of its statistics.
+
+For a matrix G, with L and R averages of G Gᵀ and Gᵀ G, the direction is
+``L^(-e/2) G R^(-e/2)``; a tensor with k axes gets the power -e/k on each. e = 1/2 is
+Shampoo as published, e = 1 the variant with two inverse square roots. *Grafting* gives
+the direction, leaf by leaf, the norm of a simpler rule's step.
+
+Like the authors' distributed implementation, except:
+
+* directions are preconditioned from the first step on, so there is one momentum;
+* averages are bias-corrected, unless told otherwise;
+* a root that fails, or belongs to statistics that are all zero, is not used.
+
+References:
+  Gupta, Koren, Singer, `Shampoo <https://arxiv.org/abs/1802.09568>`_, 2018.
+  Anil et al., `Scalable Second Order Optimization for Deep Learning
+  <https://arxiv.org/abs/2002.09018>`_, 2020.
+"""
+
+from typing import Any, Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mulo import _matrix_blocks as blocks
+from mulo import _matrix_roots as roots
+from mulo import _matrix_steps as steps
+from mulo import _rule_inputs as rule_inputs
+from mulo import _shampoo_state as shampoo_state
+from mulo import mup as mup_lib
+from mulo._mu_adam import WeightDecayRule, check_weight_decay_rule
+
+Grafting = Literal["none", "sgd", "adagrad", "rmsprop", "sign"]
+
+
+class ScaleByShampooState(NamedTuple):
+    """State of :func:`scale_by_shampoo`; leaves of equal shape are stacked."""
+
+    count: jax.typing.ArrayLike  # shape=(), int32. Updates applied so far.
+    groups: dict[str, shampoo_state.ShampooGroup]  # By shape, such as "128x64".
+
+
+def scale_by_shampoo(
+    *,
+    b1: jax.typing.ArrayLike = 0.9,
+    b2: jax.typing.ArrayLike = 0.999,
+    exponent: float = 0.5,
+    grafting: Grafting = "rmsprop",
+    nesterov: bool = True,
+    average_momentum: bool = True,
+    precondition_frequency: jax.typing.ArrayLike = 10,
+    block_size: int | None = 128,
+    max_precondition_dim: int = 4_096,
+    merge_dims: bool = False,
+    precondition_1d: bool = True,
+    matrix_eps: jax.typing.ArrayLike = 1e-6,
+    diagonal_eps: jax.typing.ArrayLike = 1e-10,
+    root: roots.RootMethod = "eigh",
+    correct_bias: bool = True,
+) -> optax.GradientTransformationExtraArgs:
+    """Rescale updates by inverse roots of per-axis second moments.
+
+    A leaf whose gradient is not finite (or whose squared norm overflows) is treated as
+    if it had none: no update for it on that step, its state stays. Leaves without a
+    preconditioned axis (scalars, axes that are too large) take the grafting step; where
+    grafting is ``"none"``, RMSProp's.
+
+    Args:
+      b1: Decay of the momentum per step.
+      b2: Decay of the statistics and of RMSProp's squares per step; 1 for sums.
+      exponent: e above, the total inverse power over a leaf's axes, in (0, 1].
+      grafting: Whose norm each leaf's step has: ``"none"`` (its own), ``"sgd"``,
+        ``"adagrad"``, ``"rmsprop"`` or ``"sign"``.
+      nesterov: Look one step of momentum ahead.
+      average_momentum: Whether new directions enter the momentum times 1 - b1, so that
+        it is an average; otherwise whole, and steps are up to 1/(1 - b1) times larger.
+      precondition_frequency: Steps between two computations of the roots. A leaf's
+        first gradient triggers one too.
+      block_size: Cut axes larger than this into blocks with their own statistics; the
+        last block may be smaller. None for whole axes.
+      max_precondition_dim: Axes larger than this (after blocking) have no statistics.
+      merge_dims: Merge neighbouring axes while their product is at most block_size
+        (max_precondition_dim without blocks).
+      precondition_1d: Precondition vectors too.
+      matrix_eps: Ridge of the statistics relative to their largest eigenvalue.
+      diagonal_eps: Added to roots of squared gradients, gradient units.
+      root: How: ``"eigh"``, or ``"newton"`` (coupled Newton iteration, matmuls only;
+        needs 1/power to be whole).
+      correct_bias: Divide out the start at zero of all averages but the momentum.
+
+    Returns:
+      A transformation whose updates keep the shape and dtype of the gradients, in the
+      gradient's direction; statistics are float32, or float64 for float64 leaves.
+
+    Raises:
+      ValueError: If an argument breaks its rule; at init and update, if a leaf is not
+        of a real floating dtype (names it) or the state belongs to other parameters.
+
+    References:
+      Anil et al., `arXiv 2002.09018 <https://arxiv.org/abs/2002.09018>`_, 2020.
+    """
+    options = blocks.Options(
+        max_dim=max_precondition_dim,
+        block_size=block_size,
+        merge_dims=merge_dims,
+        precondition_1d=precondition_1d,
+    )
+    _check_choice("grafting", grafting, get_args(Grafting))
+    _check_choice("root", root, get_args(roots.RootMethod))
+    if not 0.0 < exponent <= 1.0:
+        raise ValueError(f"exponent must lie in (0, 1], got {exponent!r}.")
+    steps.check_numbers(precondition_frequency, b1=b1)
+    if isinstance(b2, int | float) and not 0.0 <= b2 <= 1.0:
+        raise ValueError(f"b2 must lie in [0, 1], 1 for sums; got {b2!r}.")
+    hyper = shampoo_state.Hyper(
+        b1=b1,
+        b2=b2,
+        matrix_eps=matrix_eps,
+        diagonal_eps=diagonal_eps,
+        exponent=exponent,
+        grafting=grafting,
+        nesterov=nesterov,
+        average_momentum=average_momentum,
+        correct_bias=correct_bias,
+        root=root,
+    )
+
+    def init_fn(params):
+        rule_inputs.check_floating("Shampoo", params)
+        leaves = jax.tree.leaves(params, is_leaf=rule_inputs.is_masked)
+        return ScaleByShampooState(
+            count=jnp.zeros((), jnp.int32),
+            groups={
+                group.name: shampoo_state.init_group(group, hyper)
+                for group in blocks.layout(leaves, options)
+            },
+        )
+
+    def update_fn(updates, state, params=None, **extra_args):
+        del params, extra_args
+        rule_inputs.check_floating("Shampoo", updates)
+        leaves, treedef = jax.tree.flatten(updates, is_leaf=rule_inputs.is_masked)
+        layout = blocks.layout(leaves, options)
+        blocks.check_state("Shampoo", layout, state.groups)
+        stacked, groups, first = {}, {}, [jnp.zeros(1, bool)]
+        for group in layout:
+            old = state.groups[group.name]
+            grads, finite = blocks.finite_only(group.stack(leaves))
+            stacked[group.name] = grads, finite
+            first.append(finite & (old.seen == 0))
+            groups[group.name] = shampoo_state.observe(group, old, grads, finite, hyper)
+        if any(any(group.tracked) for group in layout):
+            due = state.count % precondition_frequency == 0
+            groups = jax.lax.cond(
+                due | jnp.any(jnp.concatenate(first)),
+                lambda groups: shampoo_state.find_roots(layout, groups, hyper),
+                lambda groups: groups,
+                groups,
+            )
+        for group in layout:
+            grads, finite = stacked[group.name]
+            step, groups[group.name] = shampoo_state.move(
+                group, groups[group.name], grads, finite, hyper
+            )
+            group.unstack(step, leaves)
+        return treedef.unflatten(leaves), ScaleByShampooState(
+            count=optax.safe_increment(state.count), groups=groups
+        )
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def shampoo(
+    learning_rate: optax.ScalarOrSchedule,
+    *,
+    mup: Any = None,
+    base_width: float = 1.0,
+    b1: jax.typing.ArrayLike = 0.9,
+    b2: jax.typing.ArrayLike = 0.999,
+    weight_decay: jax.Array | float = 0.0,
+    weight_decay_rule: WeightDecayRule = "independent",
+    mask: Any = None,
+    exponent: float = 0.5,
+    grafting: Grafting = "rmsprop",
+    nesterov: bool = True,
+    average_momentum: bool = True,
+    precondition_frequency: jax.typing.ArrayLike = 10,
+    block_size: int | None = 128,
+    max_precondition_dim: int = 4_096,
+    merge_dims: bool = False,
+    precondition_1d: bool = True,
+    matrix_eps: jax.typing.ArrayLike = 1e-6,
+    diagonal_eps: jax.typing.ArrayLike = 1e-10,
+    root: roots.RootMethod = "eigh",
+    correct_bias: bool = True,
+) -> optax.GradientTransformationExtraArgs:
+    """Shampoo with decoupled weight decay and, given a μP tree, its multipliers.
+
+    Under μP a grafted step follows the rule of whose norm it has (Adam's for RMSProp,
+    AdaGrad and sign); an ungrafted one follows Shampoo's own.
+
+    Args:
+      learning_rate: Parameter units per step at ``base_width``; float or schedule.
+      mup: Tree of :class:`mulo.mup.Scaling` from ``mulo.mup.infer``; None for the
+        standard parametrization.
+      base_width: Fan-in at which a hidden weight steps by the whole learning rate.
+      b1: As in :func:`scale_by_shampoo`, like all that is not listed here.
+      b2: See there.
+      weight_decay: Fraction of a parameter removed per step and learning rate.
+      weight_decay_rule: ``"independent"`` of the leaf's μP multiplier, or
+        ``"coupled"``, times it.
+      mask: Which leaves decay, as in ``optax.adamw``: a tree of bools or a function of
+        the parameters.
+      exponent: See there.
+      grafting: See there.
+      nesterov: See there.
+      average_momentum: See there.
+      precondition_frequency: See there.
+      block_size: See there.
+      max_precondition_dim: See there.
+      merge_dims: See there.
+      precondition_1d: See there.
+      matrix_eps: See there.
+      diagonal_eps: See there.
+      root: See there.
+      correct_bias: See there.
+
+    Returns:
+      A transformation that takes ``value=`` and ignores unknown keyword arguments.
+
+    Raises:
+      ValueError: As :func:`scale_by_shampoo`; if the weight-decay rule is unknown or
+        ``mup`` does not fit the parameters (names the leaf).
+
+    References:
+      Anil et al., `arXiv 2002.09018 <https://arxiv.org/abs/2002.09018>`_, 2020.
+    """
+    check_weight_decay_rule(weight_decay_rule)
+    scale = scale_by_shampoo(
+        b1=b1,
+        b2=b2,
+        exponent=exponent,
+        grafting=grafting,
+        nesterov=nesterov,
+        average_momentum=average_momentum,
+        precondition_frequency=precondition_frequency,
+        block_size=block_size,
+        max_precondition_dim=max_precondition_dim,
+        merge_dims=merge_dims,
+        precondition_1d=precondition_1d,
+        matrix_eps=matrix_eps,
+        diagonal_eps=diagonal_eps,
+        root=root,
+        correct_bias=correct_bias,
+    )
+    options = blocks.Options(
+        max_dim=max_precondition_dim,
+        block_size=block_size,
+        merge_dims=merge_dims,
+        precondition_1d=precondition_1d,
+    )
+
+    def multiplier(scaling, shape):
+        if grafting == "none" and any(blocks.tracked_axes(shape, options)):
+            return mup_lib.update_multipliers(
+                scaling,
+                optimizer="shampoo",
+                base_width=base_width,
+                block_size=block_size,
+                shampoo_exponent=exponent,
+            )
+        rule = "sgd" if grafting == "sgd" else "adam"
+        return mup_lib.update_multipliers(
+            scaling, optimizer=rule, base_width=base_width
+        )
+
+    tail: list[optax.GradientTransformation]
+    tail = [steps.scale_by_multipliers(mup, multiplier)]
+    if steps.nonzero(weight_decay):
+        decay = optax.add_decayed_weights(weight_decay, mask)
+        tail.insert(0 if weight_decay_rule == "coupled" else 1, decay)
+    return optax.with_extra_args_support(
+        optax.chain(scale, *tail, optax.scale_by_learning_rate(learning_rate))
+    )
+
+
+def _check_choice(name: str, value: Any, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"{name} must be one of {', '.join(known)}; got {value!r}.")

@@ -1,0 +1,270 @@
+"""SOAP: Adam in the eigenbasis of Shampoo's preconditioner.
+
+For a matrix G, with the eigenvectors Q_L of an average of G Gᵀ and Q_R of Gᵀ G, Adam
+runs on Q_Lᵀ G Q_R and its step is rotated back. Tensors with more axes have one basis
+per axis. The rule here is that of the authors' code, which in four points is more than
+the paper's algorithm 3: the first gradient of a leaf only makes its bases and moves
+nothing; the first moment is kept in the rotated space and carried over when a basis
+changes; the second moment is permuted, not rotated, when the basis is reordered; and a
+gradient enters the averages after its own step.
+
+References:
+  Vyas et al., `SOAP: Improving and Stabilizing Shampoo using Adam
+  <https://arxiv.org/abs/2409.11321>`_, 2024, algorithms 3 and 4.
+  Qiu et al., `arXiv 2512.05620 <https://arxiv.org/abs/2512.05620>`_, 2025 (μP).
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mulo import _matrix_blocks as blocks
+from mulo import _matrix_steps as steps
+from mulo import _rule_inputs as rule_inputs
+from mulo import _soap_state as soap_state
+from mulo import mup as mup_lib
+from mulo._mu_adam import WeightDecayRule, check_weight_decay_rule
+
+
+class ScaleBySOAPState(NamedTuple):
+    """State of :func:`scale_by_soap`; leaves of equal shape are stacked."""
+
+    count: jax.typing.ArrayLike  # shape=(), int32. Updates applied so far.
+    groups: dict[str, soap_state.SOAPGroup]  # By shape, such as "128x64".
+
+
+def scale_by_soap(
+    *,
+    b1: jax.typing.ArrayLike = 0.95,
+    b2: jax.typing.ArrayLike = 0.95,
+    shampoo_beta: jax.typing.ArrayLike | None = None,
+    eps: jax.typing.ArrayLike = 1e-8,
+    precondition_frequency: jax.typing.ArrayLike = 10,
+    max_precondition_dim: int = 10_000,
+    block_size: int | None = None,
+    merge_dims: bool = False,
+    precondition_1d: bool = False,
+    one_sided: bool = False,
+    normalize_grads: bool = False,
+    correct_bias: bool = True,
+) -> optax.GradientTransformationExtraArgs:
+    """Rescale updates by Adam in the eigenbasis of Shampoo's preconditioner.
+
+    A leaf whose gradient is not finite (or whose squared norm overflows) is treated as
+    if it had none: no update for it on that step, its state stays.
+
+    Args:
+      b1: Decay of the first moment per step.
+      b2: Decay of the second moment per step.
+      shampoo_beta: Decay of the outer products per step; None for b2.
+      eps: Added to the root of the second moment, gradient units.
+      precondition_frequency: Steps between two updates of the bases (one power
+        iteration and a QR decomposition each).
+      max_precondition_dim: Axes larger than this are not rotated.
+      block_size: Cut axes larger than this into blocks with their own bases; the last
+        block may be smaller. None for whole axes.
+      merge_dims: Merge neighbouring axes while their product is at most
+        max_precondition_dim (block_size if given), as for convolutions.
+      precondition_1d: Rotate vectors too; otherwise they get plain Adam.
+      one_sided: Do not rotate the largest axis of a leaf (of a square matrix, the
+        last): a quarter to a half of the memory for nearly the same steps.
+      normalize_grads: Divide every leaf's step by its root mean square.
+      correct_bias: Divide out the start at zero of both moments, as Adam.
+
+    Returns:
+      A transformation whose updates keep the shape and dtype of the gradients, in the
+      gradient's direction; statistics are float32, or float64 for float64 leaves.
+
+    Raises:
+      ValueError: If an argument breaks its rule; at init and update, if a leaf is not
+        of a real floating dtype (names it) or the state belongs to other parameters.
+
+    References:
+      Vyas et al., `SOAP <https://arxiv.org/abs/2409.11321>`_, 2024.
+    """
+    options = blocks.Options(
+        max_dim=max_precondition_dim,
+        block_size=block_size,
+        merge_dims=merge_dims,
+        precondition_1d=precondition_1d,
+        one_sided=one_sided,
+    )
+    shampoo_beta = b2 if shampoo_beta is None else shampoo_beta
+    steps.check_numbers(precondition_frequency, b1=b1, b2=b2, shampoo_beta=shampoo_beta)
+    hyper = soap_state.Hyper(
+        b1=b1,
+        b2=b2,
+        shampoo_beta=shampoo_beta,
+        eps=eps,
+        normalize_grads=normalize_grads,
+        correct_bias=correct_bias,
+    )
+
+    def init_fn(params):
+        rule_inputs.check_floating("SOAP", params)
+        leaves = jax.tree.leaves(params, is_leaf=rule_inputs.is_masked)
+        groups = blocks.layout(leaves, options)
+        return ScaleBySOAPState(
+            count=jnp.zeros((), jnp.int32),
+            groups={group.name: soap_state.init_group(group) for group in groups},
+        )
+
+    def update_fn(updates, state, params=None, **extra_args):
+        del params, extra_args
+        rule_inputs.check_floating("SOAP", updates)
+        leaves, treedef = jax.tree.flatten(updates, is_leaf=rule_inputs.is_masked)
+        groups = blocks.layout(leaves, options)
+        blocks.check_state("SOAP", groups, state.groups)
+        new, first = {}, {}
+        for group in groups:
+            step, new[group.name], first[group.name] = soap_state.move(
+                group, state.groups[group.name], group.stack(leaves), hyper
+            )
+            group.unstack(step, leaves)
+        due = (state.count > 0) & (state.count % precondition_frequency == 0)
+        new = soap_state.start_bases(new, first)
+        new = soap_state.refine_bases(new, due)
+        return treedef.unflatten(leaves), ScaleBySOAPState(
+            count=optax.safe_increment(state.count), groups=new
+        )
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def soap(
+    learning_rate: optax.ScalarOrSchedule,
+    *,
+    mup: Any = None,
+    base_width: float = 1.0,
+    b1: jax.typing.ArrayLike = 0.95,
+    b2: jax.typing.ArrayLike = 0.95,
+    shampoo_beta: jax.typing.ArrayLike | None = None,
+    eps: jax.typing.ArrayLike = 1e-8,
+    weight_decay: jax.Array | float = 0.01,
+    weight_decay_rule: WeightDecayRule = "independent",
+    mask: Any = None,
+    precondition_frequency: jax.typing.ArrayLike = 10,
+    max_precondition_dim: int = 10_000,
+    block_size: int | None = None,
+    merge_dims: bool = False,
+    precondition_1d: bool = False,
+    one_sided: bool = False,
+    normalize_grads: bool = False,
+    correct_bias: bool = True,
+) -> optax.GradientTransformationExtraArgs:
+    """SOAP with decoupled weight decay and, given a μP tree, its multipliers.
+
+    Under μP choose a ``block_size`` well below the width: in a whole eigenbasis Adam
+    lifts tiny entries to the size of all others, steps become dense and no power of
+    width keeps features moving alike (Qiu et al., appendix E.2). In blocks of fixed
+    size the rule is Adam's.
+
+    Args:
+      learning_rate: Parameter units per step at ``base_width``; float or schedule. 3e-3
+        is a usual start.
+      mup: Tree of :class:`mulo.mup.Scaling` from ``mulo.mup.infer``; None for the
+        standard parametrization. Multipliers are those of
+        :func:`mulo.mup.update_multipliers`; leaves and sides that are not rotated
+        follow Adam's rule.
+      base_width: Fan-in at which a hidden weight steps by the whole learning rate.
+      b1: As in :func:`scale_by_soap`, like all that is not listed here.
+      b2: See there.
+      shampoo_beta: See there.
+      eps: See there.
+      weight_decay: Fraction of a parameter removed per step and learning rate, after
+        the step; not on the first.
+      weight_decay_rule: ``"independent"`` of the leaf's μP multiplier, or
+        ``"coupled"``, times it.
+      mask: Which leaves decay, as in ``optax.adamw``: a tree of bools or a function of
+        the parameters.
+      precondition_frequency: See there.
+      max_precondition_dim: See there.
+      block_size: See there.
+      merge_dims: See there.
+      precondition_1d: See there.
+      one_sided: See there.
+      normalize_grads: See there.
+      correct_bias: See there.
+
+    Returns:
+      A transformation that takes ``value=`` and ignores unknown keyword arguments.
+
+    Raises:
+      ValueError: As :func:`scale_by_soap`; if the weight-decay rule is unknown or
+        ``mup`` does not fit the parameters (names the leaf); at update, if there is
+        weight decay and no ``params``.
+
+    References:
+      Vyas et al., `SOAP <https://arxiv.org/abs/2409.11321>`_, 2024.
+    """
+    check_weight_decay_rule(weight_decay_rule)
+    scale = scale_by_soap(
+        b1=b1,
+        b2=b2,
+        shampoo_beta=shampoo_beta,
+        eps=eps,
+        precondition_frequency=precondition_frequency,
+        max_precondition_dim=max_precondition_dim,
+        block_size=block_size,
+        merge_dims=merge_dims,
+        precondition_1d=precondition_1d,
+        one_sided=one_sided,
+        normalize_grads=normalize_grads,
+        correct_bias=correct_bias,
+    )
+    options = blocks.Options(
+        max_dim=max_precondition_dim,
+        block_size=block_size,
+        merge_dims=merge_dims,
+        precondition_1d=precondition_1d,
+        one_sided=one_sided,
+    )
+
+    def multiplier(scaling, shape):
+        return soap_multiplier(scaling, shape, options, base_width)
+
+    chain = [
+        scale,
+        steps.scale_by_multipliers(mup, multiplier),
+        optax.scale_by_learning_rate(learning_rate),
+    ]
+    if steps.nonzero(weight_decay):
+        coupled = mup if weight_decay_rule == "coupled" else None
+        decay = steps.decay_after_step(
+            learning_rate, weight_decay, mup=coupled, multiplier_of=multiplier
+        )
+        chain.append(decay if mask is None else optax.masked(decay, mask))
+    return optax.with_extra_args_support(optax.chain(*chain))
+
+
+def soap_multiplier(
+    scaling: mup_lib.Scaling,
+    shape: tuple[int, ...],
+    options: blocks.Options,
+    base_width: float,
+) -> float:
+    """Factor on one leaf's step; Adam's rule on sides that are not rotated whole."""
+
+    def rule(optimizer):
+        return mup_lib.update_multipliers(
+            scaling, optimizer=optimizer, base_width=base_width
+        )
+
+    tracked = blocks.tracked_axes(shape, options)
+    if options.block_size is not None or scaling.finite or not any(tracked):
+        return rule("adam")
+    if all(tracked):
+        return rule("soap")
+    # The axes of the input side come first; where they end follows from fan_in.
+    cut = 0
+    while math.prod(shape[:cut]) < scaling.fan_in and cut < len(shape):
+        cut += 1
+    factor = 1.0
+    if scaling.role != "input" and all(tracked[:cut]):
+        factor *= math.sqrt(scaling.fan_in / base_width)
+    if scaling.role != "output" and all(tracked[cut:]):
+        factor *= math.sqrt(scaling.fan_out / base_width)
+    return rule("adam") * factor

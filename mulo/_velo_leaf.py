@@ -1,0 +1,298 @@
+"""Per-parameter arithmetic of VeLO and Celo: accumulators, 30 features, a tiny MLP.
+
+The features are SmallFC's 28, the gradient clipped to ±0.1 and the gradient over its
+root mean square, each divided by its root mean square over the tensor; no time
+features, and a bare ``v ** -0.5`` for vectors' normalized momenta. With 4 hidden units
+the network is no chain of matrix products but some two hundred multiply-adds per
+parameter: written out element by element, it is one fused loop. Normalizers, one number
+per tensor, go into the weights; row and column features go into the first layer per
+row and per column.
+
+Tensors of one shape are stacked and handled together, so that the size of the program
+grows with the number of different shapes, not of tensors.
+
+Axis names: L tensors of one shape, M momenta (as many factored moments), K product of
+the unfactored axes, A and B the factored axes, H hidden units, F features.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mulo import _small_fc_leaf as shared
+
+LeafState = shared.LeafState
+Decays = shared.Decays
+init = shared.init
+
+GRADIENT_CLIP = 1_000.0  # Gradient units.
+_CLIP_FEATURE = 0.1  # Gradient units.
+
+
+class Network(NamedTuple):
+    """Weights of the MLP; with a leading axis, of several."""
+
+    features: jax.Array  # (F, H). First layer.
+    bias: jax.Array  # (H,).
+    layers: tuple[tuple[jax.Array, jax.Array], ...]  # Remaining (weights, bias).
+
+
+class Stack(NamedTuple):
+    """Tensors of one shape, and where in the tree they are."""
+
+    positions: tuple[int, ...]  # L of them.
+    grads: jax.Array  # (L, *shape), float32, finite.
+    params: jax.Array  # As grads.
+    states: LeafState  # A leading axis L on every accumulator.
+
+
+def group_sizes(num_momenta: int) -> tuple[int, ...]:
+    """Inputs of each group of features, as public files split the first layer."""
+    m = num_momenta
+    return (1, 1, 1, m, 1, m, 1, m, 1, m, m, m, m, m)
+
+
+def clean(grad: jax.typing.ArrayLike) -> jax.Array:
+    """A gradient in float32, cut to ±1000; what is not a number counts as zero."""
+    # Differs from the public code, where one NaN stays in the accumulators and, by way
+    # of the LSTM, reaches every tensor.
+    grad = jnp.nan_to_num(
+        jnp.asarray(grad, jnp.float32), posinf=GRADIENT_CLIP, neginf=-GRADIENT_CLIP
+    )
+    return jnp.clip(grad, -GRADIENT_CLIP, GRADIENT_CLIP)
+
+
+def stacks(
+    grads: Sequence[Any], params: Sequence[Any], states: Sequence[Any], live: list[int]
+) -> list[Stack]:
+    """Stack the leaves at the positions ``live`` by shape."""
+    by_shape: dict[tuple[int, ...], list[int]] = {}
+    for i in live:
+        by_shape.setdefault(np.shape(grads[i]), []).append(i)
+
+    def join(arrays):
+        return jax.tree.map(lambda *xs: jnp.stack(xs), *arrays)
+
+    return [
+        Stack(
+            tuple(positions),
+            join([clean(grads[i]) for i in positions]),
+            join([jnp.asarray(params[i], jnp.float32) for i in positions]),
+            join([states[i] for i in positions]),
+        )
+        for positions in by_shape.values()
+    ]
+
+
+def update(
+    network: Network,
+    shared_network: bool,
+    decays: Decays,
+    exp_mult: float,
+    stack: Stack,
+) -> tuple[jax.Array, LeafState]:
+    """One step on tensors of one shape.
+
+    Args:
+      network: One network, or with a leading axis L one per tensor.
+      shared_network: Which of the two.
+      decays: Effective decay rates.
+      exp_mult: Scale of the magnitude output inside the exponential.
+      stack: The tensors.
+
+    Returns:
+      ``d * exp(exp_mult * m)``, (L, *shape), float32, and the new accumulators.
+    """
+    one = _factored if stack.grads.ndim > 2 else _vector
+
+    def run(network, grad, param, state):
+        return one(network, decays, exp_mult, grad, param, state)
+
+    return jax.vmap(run, in_axes=(None if shared_network else 0, 0, 0, 0))(
+        network, stack.grads, stack.params, stack.states
+    )
+
+
+def split(
+    stacked: Sequence[Stack], values: Sequence[Any], into: list[Any]
+) -> list[Any]:
+    """Put the rows of each stack's values where its tensors are in the list."""
+    into = list(into)
+    for stack, value in zip(stacked, values, strict=True):
+        for row, i in enumerate(stack.positions):
+            into[i] = jax.tree.map(lambda x, row=row: x[row], value)
+    return into
+
+
+def scale_of(params: jax.Array) -> jax.Array:
+    """Root mean square of each of L tensors, (L,)."""
+    square = jnp.square(params).reshape(params.shape[0], -1)
+    return jnp.sqrt(jnp.mean(square, axis=1) + 1e-9)
+
+
+def times(factors: jax.Array, x: jax.Array) -> jax.Array:
+    """Multiply each of L tensors (L, *shape) by its factor (L,)."""
+    return x * factors.reshape(-1, *(1,) * (x.ndim - 1))
+
+
+def _factored(network, decays, exp_mult, grad, param, state):
+    shape = grad.shape
+    factoring = shared.Factoring.of(shape)
+    assert factoring is not None
+    g, p, m, v = (
+        factoring.split(x)
+        for x in (grad, param, *_moments(decays, grad, state, axes=grad.ndim))
+    )
+    decay = decays.adafactor.reshape(-1, 1, 1)
+    square = jnp.square(g) + 1e-30
+    along_a = _ema(decay, state.along_a, jnp.mean(square, axis=2)[None])
+    along_b = _ema(decay, state.along_b, jnp.mean(square, axis=1)[None])
+    row, col = (along_a, along_b) if factoring.rows_along_a else (along_b, along_a)
+    row_factor = _safe_rsqrt(row / (jnp.mean(row, axis=2, keepdims=True) + 1e-9))
+    col_factor = _safe_rsqrt(col)
+
+    def lay(x, rows):
+        """(…, K, A) or (…, K, B) → (…, K, A, 1) or (…, K, 1, B)."""
+        return x[..., None] if rows == factoring.rows_along_a else x[..., None, :]
+
+    row_factor, col_factor = lay(row_factor, True), lay(col_factor, False)
+    planes = _planes(
+        g,
+        p,
+        m,
+        v,
+        [g * r * c for r, c in zip(row_factor, col_factor, strict=True)],
+        [x * r * c for x, r, c in zip(m, row_factor, col_factor, strict=True)],
+    )
+    rows = _side_rows(m.shape[0])
+    by_row = _share(network, row, rows[0], rows[2])
+    by_col = _share(network, col, rows[1], rows[3])
+    hidden = [
+        bias + lay(r, True) + lay(c, False)
+        for bias, r, c in zip(network.bias, by_row, by_col, strict=True)
+    ]
+    out = _run(network, exp_mult, hidden, planes, m.shape[0])
+    return factoring.merge(out, shape), LeafState(
+        factoring.merge(m, shape), factoring.merge(v, shape), along_a, along_b
+    )
+
+
+def _vector(network, decays, exp_mult, grad, param, state):
+    g, p = grad.reshape(-1), param.reshape(-1)
+    flat = LeafState(
+        state.momentum.reshape(-1, g.size), state.rms.reshape(-1), *state[2:]
+    )
+    m, v = _moments(decays, g, flat, axes=1)
+    second = _ema(
+        decays.adafactor.reshape(-1, 1), flat.along_a, jnp.square(g)[None] + 1e-30
+    )
+    planes = _planes(
+        g, p, m, v, list(g[None] * _safe_rsqrt(second + 1e-9)), list(m * second**-0.5)
+    )
+    # Row and column features coincide here: their weights add up.
+    rows = _side_rows(m.shape[0])
+    share = _share(network, second[:, None], rows[0], rows[2]) + _share(
+        network, second[:, None], rows[1], rows[3]
+    )
+    hidden = [bias + x for bias, x in zip(network.bias, share[:, 0], strict=True)]
+    out = _run(network, exp_mult, hidden, planes, m.shape[0])
+    return out.reshape(grad.shape), LeafState(
+        m.reshape(state.momentum.shape), v.reshape(grad.shape), second, second
+    )
+
+
+def _moments(decays, grad, state, axes):
+    """New momenta (M, …) and second moment."""
+    momentum = _ema(
+        decays.momentum.reshape(-1, *(1,) * axes), state.momentum, grad[None]
+    )
+    return momentum, _ema(decays.rms.reshape((1,) * axes), state.rms, jnp.square(grad))
+
+
+def _planes(g, p, m, v, factored_g, factored_m):
+    """Features that vary along every axis, 6 + 4 M arrays like g, as in the rows."""
+    inverse = jax.lax.rsqrt(v + 1e-6)
+    return [
+        g,
+        jnp.clip(g, -_CLIP_FEATURE, _CLIP_FEATURE),
+        p,
+        *m,
+        v,
+        *(x * inverse for x in m),
+        inverse,
+        *factored_g,
+        g * inverse,
+        *factored_m,
+    ]
+
+
+def _plane_rows(num_momenta):
+    """Rows of the first layer's weights that belong to `_planes`."""
+    m = num_momenta
+    dense = 6 + 3 * m
+    return [*range(dense), *range(dense + 4 * m, dense + 5 * m)]
+
+
+def _side_rows(num_momenta):
+    """Rows of row, column, 1/sqrt(row) and 1/sqrt(column) features."""
+    m = num_momenta
+    start = 6 + 3 * m
+    return [slice(start + i * m, start + (i + 1) * m) for i in range(4)]
+
+
+def _share(network, stats, raw_rows, inverse_rows):
+    """First-layer share of row or column statistics (M, K, X): (H, K, X)."""
+    features = jnp.concatenate([stats, jax.lax.rsqrt(stats + 1e-8)])
+    scale = _inverse_rms(jnp.mean(jnp.square(features), axis=(1, 2)))
+    weights = jnp.concatenate(
+        [network.features[raw_rows], network.features[inverse_rows]]
+    )
+    return jnp.einsum("fkx,fh->hkx", features, weights * scale[:, None])
+
+
+def _run(network, exp_mult, hidden, planes, num_momenta):
+    """The network on H partial pre-activations and the planes: d * exp(exp_mult m)."""
+    weights = network.features[np.asarray(_plane_rows(num_momenta))]
+    weights = weights * _inverse_rms(_mean_squares(planes))[:, None]
+    for plane, row in zip(planes, weights, strict=True):
+        hidden = [x + plane * w for x, w in zip(hidden, row, strict=True)]
+    for i, (weights, bias) in enumerate(network.layers):
+        last = i == len(network.layers) - 1
+        hidden = [jnp.maximum(x, 0.0) for x in hidden]
+        # Direction and magnitude; the third output of the last layer is not used.
+        hidden = [
+            sum((x * w for x, w in zip(hidden, weights[:, h], strict=True)), bias[h])
+            for h in range(2 if last else weights.shape[1])
+        ]
+    direction, magnitude = hidden
+    return direction * jnp.exp(exp_mult * magnitude)
+
+
+def _mean_squares(planes):
+    """Mean square of each of F arrays, (F,)."""
+    # One reduction of all features reads the accumulators once; separate ones would
+    # write features to memory first. Rows first: shorter sums, smaller rounding errors.
+    squares = tuple(jnp.square(x) for x in planes)
+    zeros = tuple(jnp.zeros(()) for _ in planes)
+    by_row = jax.lax.reduce(squares, zeros, _add_all, (squares[0].ndim - 1,))
+    return jnp.stack([jnp.sum(x) for x in by_row]) / math.prod(planes[0].shape)
+
+
+def _add_all(xs, ys):
+    return tuple(x + y for x, y in zip(xs, ys, strict=True))
+
+
+def _ema(decay, old, new):
+    return decay * old + (1.0 - decay) * new
+
+
+def _safe_rsqrt(x):
+    return jax.lax.rsqrt(jnp.maximum(x, 1e-9))
+
+
+def _inverse_rms(mean_square):
+    return jax.lax.rsqrt(1e-5 + mean_square)

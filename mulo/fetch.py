@@ -1,0 +1,221 @@
+"""Fetch public thetas: ``python -m mulo.fetch velo``.
+
+A theta is downloaded once. Its size and sha256 are recorded beside it, and every later
+use of the file is checked against the record. What was fetched is loaded by its name,
+``mulo.load("velo")``; it is not part of mulo: its license is its authors'.
+"""
+
+import argparse
+import dataclasses
+import datetime
+import hashlib
+import http.client
+import json
+import os
+import sys
+import tempfile
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from mulo import _legacy_thetas
+
+RECORD_NAME = "record.json"
+_TIMEOUT_SECS = 60
+_VELO = "aug12_continue_on_bigger_2xbs_200kstep_bigproblem_v2_5620"
+_CELO = (
+    "https://raw.githubusercontent.com/amoudgl/celo/"
+    "66d976116f39da286951f0c5e0a18eee8d1fd66b/algoperf/submissions"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where a public theta lies.
+
+    Attributes:
+      url: Its address.
+      beside: Names of files in the same folder that belong to it; fetched if they
+        exist.
+      about: One line on it.
+    """
+
+    url: str
+    beside: tuple[str, ...]
+    about: str
+
+
+SOURCES = {
+    "velo": Source(
+        "https://storage.googleapis.com/gresearch/learned_optimization/"
+        f"pretrained_lopts/{_VELO}/params",
+        ("config.gin",),
+        "VeLO, 4000 TPU-months; 9.3 MB",
+    ),
+    "celo": Source(f"{_CELO}/celo/theta.state", (), "Celo; 0.15 MB"),
+    "celo_adam": Source(f"{_CELO}/celo_adam/theta.state", (), "CeloAdam; 0.15 MB"),
+}
+
+
+def folder(name: str) -> Path:
+    """Where a theta is kept: ``$MULO_CACHE``, else the user's cache folder."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    root = os.environ.get("MULO_CACHE") or Path(cache) / "mulo"
+    return Path(root) / _known(name)
+
+
+def fetched(name: str, directory: str | os.PathLike[str] | None = None) -> Path:
+    """Return the file of a theta that was fetched before, checked.
+
+    Args:
+      name: One of `SOURCES`.
+      directory: Where it was put; None for `folder`.
+
+    Returns:
+      The path of the theta's file.
+
+    Raises:
+      ValueError: If it was not fetched, or a file is not what the record says.
+    """
+    where = folder(name) if directory is None else Path(directory)
+    record_path = where / RECORD_NAME
+    if not record_path.is_file():
+        raise ValueError(
+            f"{name!r} was not fetched: there is no {record_path}. Run: python -m "
+            f"mulo.fetch {name}, or give the path of a file you have."
+        )
+    record = json.loads(record_path.read_text())
+    for file_name, want in record["files"].items():
+        path = where / file_name
+        got = _described(path.read_bytes()) if path.is_file() else None
+        if got != {key: want[key] for key in ("size", "sha256")}:
+            raise ValueError(
+                f"{path} is {'missing' if got is None else 'not what was fetched'}: "
+                f"{record_path} says {want['size']} bytes, sha256 {want['sha256']}, "
+                f"got {got}. Delete {where} and fetch it again."
+            )
+    return where / record["theta"]
+
+
+def fetch(
+    name: str,
+    directory: str | os.PathLike[str] | None = None,
+    *,
+    url: str | None = None,
+) -> Path:
+    """Fetch a theta, unless it is there, and check it.
+
+    Args:
+      name: One of `SOURCES`.
+      directory: Where to put it; None for `folder`.
+      url: Another address of the same file, ``https://`` or ``file://``.
+
+    Returns:
+      The path of the theta's file.
+
+    Raises:
+      ValueError: If what came is not a whole theta of this optimizer, or what is there
+        is not what was fetched.
+      OSError: If the address cannot be read.
+    """
+    where = folder(name) if directory is None else Path(directory)
+    if (where / RECORD_NAME).is_file():
+        return fetched(name, where)
+    address = url or SOURCES[_known(name)].url
+    file_name = Path(urllib.parse.urlparse(address).path).name
+    contents = {file_name: (address, _download(address, name))}
+    for other in SOURCES[name].beside:
+        beside = address.removesuffix(file_name) + other
+        try:
+            contents[other] = (beside, _download(beside, name))
+        except FileNotFoundError:
+            continue  # The published settings are used.
+    gin = contents["config.gin"][1].decode() if "config.gin" in contents else None
+    _legacy_thetas.read(contents[file_name][1], address, gin=gin)
+    where.mkdir(parents=True, exist_ok=True)
+    for each, (_, content) in contents.items():
+        _write(where / each, content)
+    record = {
+        "theta": file_name,
+        "fetched": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "files": {
+            each: {"url": source, **_described(content)}
+            for each, (source, content) in contents.items()
+        },
+    }
+    # Last: a file without a record was not fetched whole.
+    _write(where / RECORD_NAME, (json.dumps(record, indent=2) + "\n").encode())
+    return where / file_name
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mulo.fetch",
+        description="Fetch a public theta, for mulo.load(NAME).",
+        epilog="; ".join(f"{name}: {s.about}" for name, s in SOURCES.items()),
+    )
+    parser.add_argument("name", choices=list(SOURCES))
+    parser.add_argument("--directory", help="where to put it (default: user's cache)")
+    parser.add_argument("--url", help="another address of the same file")
+    given = parser.parse_args(arguments)
+    try:
+        path = fetch(given.name, given.directory, url=given.url)
+    except (ValueError, OSError) as error:
+        print(f"mulo.fetch: {error}", file=sys.stderr)
+        return 1
+    record = json.loads((path.parent / RECORD_NAME).read_text())
+    for name, described in record["files"].items():
+        print(f"{path.parent / name}  {described['size']} bytes")
+        print(f"  sha256 {described['sha256']}  from {described['url']}")
+    argument = given.name if given.directory is None else str(path)
+    print(f"Load it with mulo.load({argument!r}).")
+    return 0
+
+
+def _known(name: str) -> str:
+    if name not in SOURCES:
+        raise ValueError(
+            f"No public theta called {name!r} to fetch. Known: {', '.join(SOURCES)}."
+        )
+    return name
+
+
+def _download(url: str, name: str) -> bytes:
+    """Read an address; FileNotFoundError if nothing is there, OSError otherwise."""
+    if urllib.parse.urlparse(url).scheme not in ("https", "http", "file"):
+        raise ValueError(f"url must start with https:// or file://, got {url!r}.")
+    try:
+        with urllib.request.urlopen(url, timeout=_TIMEOUT_SECS) as response:
+            return response.read()
+    except http.client.IncompleteRead as error:
+        raise ConnectionError(f"{url} broke off ({error}); fetch it again.") from error
+    except OSError as error:  # URLError and time-outs are ones.
+        reason = getattr(error, "reason", None) or error
+        missing = isinstance(reason, FileNotFoundError) or (
+            isinstance(error, urllib.error.HTTPError) and error.code == 404
+        )
+        raise (FileNotFoundError if missing else ConnectionError)(
+            f"Could not read {url} ({reason}). Fetching needs the network once; on a "
+            "machine without it, copy the file from elsewhere and give its path to "
+            f"mulo.load, or its address: python -m mulo.fetch {name} --url=file:///…"
+        ) from error
+
+
+def _described(content: bytes) -> dict[str, Any]:
+    return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def _write(path: Path, content: bytes) -> None:
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.chmod(file.name, 0o644)  # Temporary files are private.
+    os.replace(file.name, path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,327 @@
+"""Every optimizer of the field by name, under either parametrization.
+
+    tx = mulo.optimizers.get("soap", learning_rate=3e-3, mup=scalings, block_size=128)
+    tx = mulo.optimizers.get("velo", theta=theta, num_steps=10_000)
+
+With ``mup=None`` a name is the rule under the standard parametrization; with a μP tree
+the same name is its μP form. `names` lists them, `info` says what each needs and which
+hyper-parameters it takes.
+"""
+
+import dataclasses
+import difflib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal
+
+import optax
+
+from mulo import _optax_rules as rules
+from mulo import _rule_inputs as inputs
+from mulo._celo import Celo, CeloAdam
+from mulo._celo2 import Celo2
+from mulo._elo import ELO
+from mulo._learned_adam import LearnedAdam
+from mulo._lstm_ff import LSTMFF
+from mulo._muon import muon
+from mulo._pretrained import Pretrained
+from mulo._shampoo import shampoo
+from mulo._small_fc import SmallFC
+from mulo._soap import soap
+from mulo._velo import VeLO
+
+# What becomes of gradient entries that are not finite: they count as zero (or as very
+# large, if infinite); the leaf they are in makes no step; or the leaf is lost. They
+# never touch another leaf.
+NonFinite = Literal["ignored", "skips its leaf", "stays in its leaf"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Optimizer:
+    """What the name of an optimizer means.
+
+    Attributes:
+      name: What `get` calls it.
+      summary: One line, for reports.
+      make: Hand-designed: the factory, called with the learning rate. Learned: the
+        architecture's class.
+      learned: Whether it needs a theta.
+      needs_num_steps: Whether it must know the length of the run.
+      needs_loss: Whether ``update`` must be given ``value=loss``.
+      non_finite: What becomes of gradient entries that are not finite.
+      fixed: Settings that belong to the name.
+      mup_defaults: Defaults of the μP form that differ.
+    """
+
+    name: str
+    summary: str
+    make: Callable[..., Any]
+    learned: bool = False
+    needs_num_steps: bool = False
+    needs_loss: bool = False
+    non_finite: NonFinite = "stays in its leaf"
+    fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    mup_defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def hyper(self) -> dict[str, Any]:
+        """Hyper-parameters that `get` takes, with their defaults."""
+        taken: dict[str, Any] = {}
+        for name, parameter in inspect.signature(self.make).parameters.items():
+            if name not in ("learning_rate", "mup", *self.fixed):
+                taken[name] = parameter.default
+        if self.learned:
+            taken |= {"weight_decay": 0.0, "weight_decay_rule": "independent"}
+        return taken
+
+
+_SKIPS = "skips its leaf"
+_IGNORES = "ignored"
+
+_OPTIMIZERS = (
+    Optimizer(name="sgd", summary="SGD, with momentum if given", make=rules.sgd),
+    Optimizer(name="adam", summary="Adam", make=rules.adam),
+    Optimizer(name="adamw", summary="AdamW", make=rules.adamw),
+    Optimizer(name="nadamw", summary="AdamW, Nesterov", make=rules.nadamw),
+    Optimizer(
+        name="schedule_free_adamw",
+        summary="AdamW that averages instead of a schedule",
+        make=rules.schedule_free_adamw,
+    ),
+    Optimizer(name="lion", summary="Lion: sign of a momentum", make=rules.lion),
+    Optimizer(
+        name="adafactor",
+        summary="Adafactor: factored second moments",
+        make=rules.adafactor,
+    ),
+    Optimizer(name="muon", summary="Muon for matrices, AdamW for the rest", make=muon),
+    Optimizer(
+        name="shampoo",
+        summary="Shampoo with grafting",
+        make=shampoo,
+        non_finite=_SKIPS,
+    ),
+    Optimizer(
+        name="soap",
+        summary="SOAP: Adam in Shampoo's eigenbasis",
+        make=soap,
+        non_finite=_SKIPS,
+    ),
+    Optimizer(
+        name="learned_adam",
+        summary="Adam with meta-learned hyper-parameters",
+        make=LearnedAdam,
+        learned=True,
+        non_finite=_IGNORES,
+    ),
+    Optimizer(
+        name="small_fc",
+        summary="SmallFC: per-parameter MLP (small_fc_lopt, μLO)",
+        make=SmallFC,
+        learned=True,
+    ),
+    Optimizer(
+        name="elo",
+        summary="ELO: SmallFC with fixed decays and a learning rate",
+        make=ELO,
+        learned=True,
+        non_finite=_IGNORES,
+    ),
+    Optimizer(
+        name="celo2",
+        summary="Celo2: learned, orthogonalized directions; Adam for the rest",
+        make=Celo2,
+        learned=True,
+        non_finite=_IGNORES,
+        fixed={"orthogonalize": True},
+    ),
+    Optimizer(
+        name="celo2_base",
+        summary="Celo2-base: learned directions of unit length",
+        make=Celo2,
+        learned=True,
+        non_finite=_IGNORES,
+        fixed={"orthogonalize": False},
+    ),
+    Optimizer(
+        name="velo",
+        summary="VeLO: LSTM per tensor, bank of per-parameter MLPs (μVeLO)",
+        make=VeLO,
+        learned=True,
+        needs_num_steps=True,
+        needs_loss=True,
+        non_finite=_IGNORES,
+        mup_defaults={"param_scale_mult": False},
+    ),
+    Optimizer(
+        name="celo",
+        summary="Celo: LSTM scheduler over a per-parameter MLP",
+        make=Celo,
+        learned=True,
+        needs_num_steps=True,
+        needs_loss=True,
+        non_finite=_IGNORES,
+        mup_defaults={"param_scale_mult": False},
+    ),
+    Optimizer(
+        name="celo_adam",
+        summary="Celo-Adam: LSTM scheduler over Adam",
+        make=CeloAdam,
+        learned=True,
+        needs_num_steps=True,
+        needs_loss=True,
+        non_finite=_IGNORES,
+    ),
+    Optimizer(
+        name="lstm_ff",
+        summary="LSTM-FF: LSTM per tensor steering a per-parameter MLP",
+        make=LSTMFF,
+        learned=True,
+        needs_loss=True,
+        non_finite=_IGNORES,
+    ),
+)
+_BY_NAME = {optimizer.name: optimizer for optimizer in _OPTIMIZERS}
+
+
+def names() -> tuple[str, ...]:
+    """Names that `get` takes."""
+    return tuple(_BY_NAME)
+
+
+def info(name: str) -> Optimizer:
+    """Return what a name means.
+
+    Raises:
+      ValueError: If there is no such optimizer; names the nearest and lists all.
+    """
+    if name not in _BY_NAME:
+        raise ValueError(
+            f"No optimizer is called {name!r}{_nearest(name, _BY_NAME)} Known: "
+            f"{', '.join(_BY_NAME)}."
+        )
+    return _BY_NAME[name]
+
+
+def get(
+    name: str,
+    *,
+    learning_rate: optax.ScalarOrSchedule | None = None,
+    mup: Any = None,
+    theta: Any = None,
+    num_steps: Any = None,
+    **hyper: Any,
+) -> optax.GradientTransformationExtraArgs:
+    """Make the optimizer called ``name``.
+
+    Args:
+      name: One of `names`.
+      learning_rate: Float or schedule, parameter units per step. Hand-designed rules
+        need one. Learned ones default to what was meta-trained, and those that learn
+        their step size too take a factor on it.
+      mup: Tree of :class:`mulo.mup.Scaling` for the parameters, for the μP form of the
+        rule; None for the standard parametrization.
+      theta: Learned rules: meta-parameters as the architecture's ``init`` returns
+        them, or a :class:`mulo.Pretrained`, whose architecture is then kept.
+      num_steps: Length of the run in updates; for rules that do not need it, not used.
+      **hyper: Hyper-parameters of `info(name).hyper`: arguments of the factory, or
+        fields of the architecture and ``weight_decay`` and ``weight_decay_rule``.
+
+    Returns:
+      A transformation whose updates are added to the parameters.
+
+    Raises:
+      ValueError: If the name or a hyper-parameter is unknown (names the nearest), the
+        learning rate, theta or num_steps is missing, or theta is of another rule.
+    """
+    optimizer = info(name)
+    for key in hyper:
+        if key not in optimizer.hyper:
+            fixed = " It belongs to the name." if key in optimizer.fixed else ""
+            raise ValueError(
+                f"{name} has no hyper-parameter {key!r}"
+                f"{_nearest(key, optimizer.hyper)}{fixed} It takes: "
+                f"{', '.join(optimizer.hyper)}."
+            )
+    if not optimizer.learned:
+        return _checked(
+            name, _hand_designed(optimizer, learning_rate, mup, theta, hyper)
+        )
+    if theta is None:
+        raise ValueError(
+            f"{name} is learned and needs theta: give a tree as "
+            f"{optimizer.make.__name__}.init returns it, or what mulo.load returns."
+        )
+    if optimizer.needs_num_steps and num_steps is None:
+        raise ValueError(
+            f"{name} must know how long the run is: give num_steps, the number of "
+            "updates; got None."
+        )
+    decay = {k: hyper.pop(k) for k in tuple(hyper) if k.startswith("weight_decay")}
+    pretrained = _with_rule(optimizer, mup, theta, hyper)
+    return _checked(
+        name,
+        pretrained.transform(
+            mup=mup, learning_rate=learning_rate, num_steps=num_steps, **decay
+        ),
+    )
+
+
+def _checked(name, inner):
+    """Refuse leaves that are no real floating-point arrays, at init and update."""
+    inner = optax.with_extra_args_support(inner)
+
+    def init_fn(params):
+        inputs.check_floating(name, params)
+        return inner.init(params)
+
+    def update_fn(updates, state, params=None, **extra_args):
+        inputs.check_floating(name, updates)
+        return inner.update(updates, state, params, **extra_args)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _hand_designed(optimizer, learning_rate, mup, theta, hyper):
+    if theta is not None:
+        raise ValueError(
+            f"{optimizer.name} is not learned and takes no theta, got "
+            f"{type(theta).__name__}."
+        )
+    if learning_rate is None:
+        raise ValueError(
+            f"{optimizer.name} needs learning_rate, a float or a schedule; got None."
+        )
+    hyper = {**optimizer.fixed, **hyper}
+    return optimizer.make(learning_rate, mup=mup, **hyper)
+
+
+def _with_rule(optimizer, mup, theta, hyper):
+    """A Pretrained from theta, with the architecture's settings as asked for."""
+    if not isinstance(theta, Pretrained):
+        defaults = {} if mup is None else optimizer.mup_defaults
+        rule = optimizer.make(**{**optimizer.fixed, **defaults, **hyper})
+        return Pretrained(rule, theta, {})
+    rule = theta.rule
+    belongs = isinstance(rule, optimizer.make) and all(
+        getattr(rule, key) == value for key, value in optimizer.fixed.items()
+    )
+    if not belongs:
+        raise ValueError(
+            f"theta is of another rule than {optimizer.name}: {rule}. {_name_of(rule)}"
+        )
+    return dataclasses.replace(theta, rule=dataclasses.replace(rule, **hyper))
+
+
+def _name_of(rule: Any) -> str:
+    for optimizer in _OPTIMIZERS:
+        if type(rule) is optimizer.make and all(
+            getattr(rule, key) == value for key, value in optimizer.fixed.items()
+        ):
+            return f"Its name is {optimizer.name!r}."
+    return f"Known: {', '.join(_BY_NAME)}."
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else "."

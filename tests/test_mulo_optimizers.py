@@ -1,0 +1,130 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import mulo
+from mulo import mup, optimizers
+
+PARAMS = {"w": jnp.asarray([[1.0, -2.0], [0.5, 3.0]]), "b": jnp.asarray([0.1, 0.2])}
+GRADS = {"w": jnp.asarray([[0.1, 0.2], [-0.3, 0.4]]), "b": jnp.asarray([1.0, -1.0])}
+SCALINGS = mup.infer({"w": jnp.zeros((1, 1)), "b": jnp.zeros(1)}, PARAMS)
+ELO = mulo.ELO(hidden_size=4, learning_rate=0.5)
+
+
+def first(tx):
+    return tx.update(GRADS, tx.init(PARAMS), PARAMS, value=1.0)[0]
+
+
+def assert_same(got, want):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), got, want)
+
+
+def test_the_registry_holds_the_field():
+    assert set(optimizers.names()) == {
+        "sgd",
+        "adam",
+        "adamw",
+        "nadamw",
+        "schedule_free_adamw",
+        "lion",
+        "adafactor",
+        "muon",
+        "shampoo",
+        "soap",
+        "learned_adam",
+        "small_fc",
+        "elo",
+        "celo2",
+        "celo2_base",
+        "velo",
+        "celo",
+        "celo_adam",
+        "lstm_ff",
+    }
+    for name in optimizers.names():
+        assert optimizers.info(name).name == name
+
+
+def test_get_passes_hyper_parameters_rates_and_the_mup_tree():
+    schedule = optax.constant_schedule(0.1)
+    got = optimizers.get("lion", learning_rate=schedule, b1=0.5, weight_decay=0.0)
+    assert_same(first(got), first(mulo.lion(schedule, b1=0.5, weight_decay=0.0)))
+    got = optimizers.get("adam", learning_rate=0.1, mup=SCALINGS, base_width=4)
+    assert_same(first(got), first(mulo.mu_adam(0.1, mup=SCALINGS, base_width=4)))
+
+
+def test_a_learned_rule_takes_a_tree_or_a_pretrained_theta():
+    theta = ELO.init(jax.random.key(0))
+    want = first(ELO.transform(theta, learning_rate=0.1))
+    small = optimizers.get("elo", theta=theta, hidden_size=4, learning_rate=0.1)
+    assert_same(first(small), want)
+    loaded = mulo.Pretrained(ELO, theta, {})
+    assert_same(first(optimizers.get("elo", theta=loaded, learning_rate=0.1)), want)
+    # None is the rate it was meta-trained with; fields of the rule may be changed.
+    meta_trained = first(ELO.transform(theta))
+    assert_same(first(optimizers.get("elo", theta=loaded)), meta_trained)
+    changed = optimizers.get("elo", theta=loaded, mup=SCALINGS, base_width=2.0)
+    assert_same(first(changed), meta_trained)
+
+
+def test_weight_decay_of_a_learned_rule_is_decoupled():
+    theta = ELO.init(jax.random.key(0))
+    plain = first(optimizers.get("elo", theta=theta, hidden_size=4, learning_rate=0.1))
+    decayed = first(
+        optimizers.get(
+            "elo", theta=theta, hidden_size=4, learning_rate=0.1, weight_decay=0.5
+        )
+    )
+    for name, p in PARAMS.items():
+        np.testing.assert_allclose(decayed[name], plain[name] - 0.05 * p, rtol=1e-5)
+
+
+def test_the_two_celo2_differ_and_refuse_each_others_theta():
+    rule = mulo.Celo2(hidden_size=4)
+    theta = rule.init(jax.random.key(0))
+    base = first(optimizers.get("celo2_base", theta=theta, hidden_size=4))
+    orthogonal = first(optimizers.get("celo2", theta=theta, hidden_size=4))
+    assert np.max(np.abs(base["w"] - orthogonal["w"])) > 1e-5
+    with pytest.raises(ValueError, match=r"celo2_base: Celo2.* Its name is 'celo2'"):
+        optimizers.get("celo2_base", theta=mulo.Pretrained(rule, theta, {}))
+    with pytest.raises(ValueError, match=r"'orthogonalize'.*belongs to the name"):
+        optimizers.get("celo2", theta=theta, orthogonalize=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("adan", {}, r"'adan'; did you mean 'adam'\? Known: sgd, adam"),
+        ("adam", {}, "adam needs learning_rate"),
+        ("adam", {"learning_rate": 1.0, "beta1": 0.9}, r"'beta1'.*It takes: base_"),
+        (
+            "adamw",
+            {"learning_rate": 1.0, "weightdecay": 0.9},
+            "'weightdecay'; did you mean 'weight_decay'",
+        ),
+        ("adam", {"learning_rate": 1.0, "theta": {}}, "not learned and takes no theta"),
+        ("velo", {}, r"velo is learned and needs theta.*VeLO\.init"),
+        ("velo", {"theta": {}}, "give num_steps"),
+        (
+            "velo",
+            {"theta": mulo.Pretrained(ELO, {}, {}), "num_steps": 3},
+            "another rule than velo: ELO.*Its name is 'elo'",
+        ),
+        ("elo", {"theta": {"nn": {}}}, "theta lacks leaf 'nn/b0'"),
+        ("elo", {"theta": {}, "hiden_size": 4}, "did you mean 'hidden_size'"),
+    ],
+)
+def test_bad_requests_are_named_with_the_way_out(name, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        optimizers.get(name, **arguments)
+
+
+def test_the_mup_form_of_velo_has_no_parameter_scale():
+    sizes = {"lstm_hidden_size": 4, "param_inits": 2}
+    theta = mulo.optimizers.info("velo").make(**sizes).init(jax.random.key(0))
+    options = {"theta": theta, "num_steps": 10, "mup": SCALINGS, **sizes}
+    assert np.any(first(optimizers.get("velo", **options))["w"] != 0)
+    with pytest.raises(ValueError, match="param_scale_mult=True"):
+        optimizers.get("velo", param_scale_mult=True, **options)
