@@ -35,8 +35,9 @@ def test_a_traced_learning_rate_gives_the_same_update(name):
     scalings = None if optimizers.get(name).standard else SCALINGS
     expected = jax.jit(lambda: second_update(name, 0.01, scalings))()
     found = jax.jit(lambda rate: second_update(name, rate, scalings))(0.01)
+    # Schedule-free's update is a difference of parameters: one ulp of 3 is 2.4e-7.
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-9),
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=3e-7),
         found,
         expected,
     )
