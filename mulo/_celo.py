@@ -270,7 +270,7 @@ class CeloAdam:
             return CeloAdamState(
                 count=jnp.zeros((), jnp.int32),
                 momentum=zeros,
-                rms=zeros,
+                rms=jax.tree.map(jnp.zeros_like, zeros),
                 schedule=_init_schedule(theta),
             )
 

@@ -119,8 +119,11 @@ class LearnedAdam:
 
         def init_fn(params):
             inputs.check_floating("LearnedAdam", params)
-            zeros = jax.tree.map(lambda p: jnp.zeros(jnp.shape(p)), params)
-            return LearnedAdamState(jnp.zeros((), jnp.int32), zeros, zeros)
+            # Two trees, so that the state can be donated.
+            mu, nu = (
+                jax.tree.map(lambda p: jnp.zeros(jnp.shape(p)), params) for _ in "mn"
+            )
+            return LearnedAdamState(jnp.zeros((), jnp.int32), mu, nu)
 
         def update_fn(updates, state, params=None, **extra_args):
             del params, extra_args

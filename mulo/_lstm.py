@@ -58,8 +58,9 @@ def lstm_step(
 
 def initial_states(theta: Any, count: int) -> tuple[jax.Array, jax.Array]:
     """Learned initial ``hidden`` and ``cell`` (1, U), repeated for every tensor."""
+    # Copies: a state that shared theta's arrays could not be donated.
     hidden, cell = (
-        jnp.broadcast_to(theta[name], (count, theta[name].shape[1]))
+        jnp.array(jnp.broadcast_to(theta[name], (count, theta[name].shape[1])))
         for name in ("hidden", "cell")
     )
     return hidden, cell

@@ -69,7 +69,7 @@ def num_features(num_decays: int) -> int:
 def init_leaf(param: jax.typing.ArrayLike, num_decays: int) -> LeafState:
     """Zero accumulators for one array."""
     zeros = jnp.zeros((num_decays, *jnp.shape(param)))
-    return LeafState(zeros, zeros)
+    return LeafState(zeros, jnp.zeros_like(zeros))
 
 
 def init_clip() -> ClipState:

@@ -56,7 +56,7 @@ def init_group(group: blocks.Group, hyper: Hyper) -> ShampooGroup:
     return ShampooGroup(
         seen=jnp.zeros(num, jnp.int32),
         momentum=zeros,
-        square=zeros if squares else None,
+        square=jnp.zeros_like(zeros) if squares else None,
         regions=tuple(
             ShampooRegion(
                 group.per_axis(region, lambda s: jnp.zeros((s, s))),

@@ -33,7 +33,8 @@ def init_loss() -> LossState:
     """No loss seen yet."""
     return LossState(
         means=jnp.zeros(NUM_LOSS_AVERAGES),
-        lowest=jnp.full(NUM_LOSS_AVERAGES, 999_999_999_999.0),
+        # A dtype, or the state would be weakly typed and its first step compiled twice.
+        lowest=jnp.full(NUM_LOSS_AVERAGES, 999_999_999_999.0, jnp.float32),
     )
 
 
