@@ -189,8 +189,11 @@ class LSTMFF:
                 valid_loss=features.init_loss(),
                 hidden=hidden,
                 cell=cell,
-                from_mlp=jnp.broadcast_to(message[None], (count, message.shape[0])),
-                from_lstm=jnp.asarray(theta["initial_from_lstm"]),
+                # Copies: a state that shared theta's arrays could not be donated.
+                from_mlp=jnp.array(
+                    jnp.broadcast_to(message[None], (count, message.shape[0]))
+                ),
+                from_lstm=jnp.array(theta["initial_from_lstm"]),
             )
 
         def validate(updates, state, params, loss):

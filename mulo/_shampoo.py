@@ -207,7 +207,8 @@ def shampoo(
       base_width: Fan-in at which a hidden weight steps by the whole learning rate.
       b1: As in :func:`scale_by_shampoo`, like all that is not listed here.
       b2: See there.
-      weight_decay: Fraction of a parameter removed per step and learning rate.
+      weight_decay: Fraction of a parameter removed per step and learning rate. Goes on
+        in a leaf whose gradient is not usable.
       weight_decay_rule: ``"independent"`` of the leaf's μP multiplier, or
         ``"coupled"``, times it.
       mask: Which leaves decay, as in ``optax.adamw``: a tree of bools or a function of

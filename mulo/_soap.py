@@ -175,7 +175,7 @@ def soap(
       shampoo_beta: See there.
       eps: See there.
       weight_decay: Fraction of a parameter removed per step and learning rate, after
-        the step; not on the first.
+        the step; not on the first. Goes on in a leaf whose gradient is not usable.
       weight_decay_rule: ``"independent"`` of the leaf's μP multiplier, or
         ``"coupled"``, times it.
       mask: Which leaves decay, as in ``optax.adamw``: a tree of bools or a function of

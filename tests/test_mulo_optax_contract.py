@@ -119,6 +119,7 @@ def test_the_second_step_does_not_compile_again_and_the_state_can_be_donated(tx)
     for _ in range(3):
         params, state = step(params, state, params)
     assert traces == 1
+    step(params, tx.init(params), params)  # Theta was not donated along.
 
 
 def test_jit_and_eager_agree_and_unknown_keyword_arguments_are_ignored(tx):
