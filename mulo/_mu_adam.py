@@ -5,6 +5,7 @@ learning rate (Tensor Programs V, arXiv 2203.03466, table 8, with the readout's 
 in the forward pass). Where the multiplier is 1 the updates are bitwise optax's.
 """
 
+import math
 from typing import Any, Literal, get_args
 
 import jax
@@ -17,15 +18,19 @@ WeightDecayRule = Literal["independent", "coupled"]
 
 
 def scale_by_mup(
-    mup: Any, *, base_width: jax.typing.ArrayLike = 1.0
+    mup: Any,
+    *,
+    optimizer: Literal["adam", "sgd"] = "adam",
+    base_width: jax.typing.ArrayLike = 1.0,
 ) -> optax.GradientTransformationExtraArgs:
-    """Multiply every leaf's update by its Adam-like μP multiplier.
+    """Multiply every leaf's update by its μP multiplier.
 
     Args:
       mup: Tree of :class:`mulo.mup.Scaling` for the parameters, or None for the
         standard parametrization: updates pass unchanged.
-      base_width: Fan-in at which a hidden weight's multiplier is 1. May be traced, as
-        it is inside ``optax.inject_hyperparams``.
+      optimizer: Whose rule; see :func:`mulo.mup.update_multipliers`.
+      base_width: Width at which every multiplier is 1. May be traced, as it is inside
+        ``optax.inject_hyperparams``.
 
     Returns:
       A stateless transformation that keeps shape and dtype and MaskedNode leaves.
@@ -38,12 +43,18 @@ def scale_by_mup(
         return optax.with_extra_args_support(optax.identity())
     if isinstance(base_width, int | float):
         multipliers = mup_lib.update_multipliers(
-            mup, optimizer="adam", base_width=base_width
+            mup, optimizer=optimizer, base_width=base_width
         )
     else:
-        unit = mup_lib.update_multipliers(mup, optimizer="adam", base_width=1.0)
+        # Each is a whole power of the base width, which two of them tell.
+        unit, double = (
+            mup_lib.update_multipliers(mup, optimizer=optimizer, base_width=base)
+            for base in (1.0, 2.0)
+        )
         multipliers = jax.tree.map(
-            lambda s, m: m * base_width if _grows_inside(s) else m, mup, unit
+            lambda m, m2: m * base_width ** round(math.log2(m2 / m)) if m2 != m else m,
+            unit,
+            double,
         )
 
     def init_fn(params):
@@ -155,7 +166,3 @@ def check_weight_decay_rule(rule: str) -> None:
         raise ValueError(
             f"weight_decay_rule must be one of {', '.join(known)}; got {rule!r}."
         )
-
-
-def _grows_inside(scaling: mup_lib.Scaling) -> bool:
-    return scaling.role == "hidden" and not scaling.finite

@@ -46,6 +46,7 @@ TRANSFORMS = {
     "mu_adamw": lambda: mulo.mu_adamw(
         optax.constant_schedule(0.01), mup=SCALINGS, base_width=4, weight_decay=0.1
     ),
+    "mu_sgd": lambda: mulo.mu_sgd(0.01, mup=SCALINGS, base_width=4, momentum=0.9),
 }
 
 
@@ -158,7 +159,9 @@ def test_chain_multisteps_and_inject_hyperparams_wrap_it(tx):
         np.testing.assert_allclose(quarter[name], 0.25 * direct[name], rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["mulo", "pretrained", "mu_adam", "mu_adamw"])
+@pytest.mark.parametrize(
+    "name", ["mulo", "pretrained", "mu_adam", "mu_adamw", "mu_sgd"]
+)
 def test_mu_rules_refuse_parameters_their_tree_does_not_know(name):
     tx = TRANSFORMS[name]()
     params = draw(0) | {"extra": jnp.ones(3)}
