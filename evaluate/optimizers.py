@@ -49,6 +49,11 @@ def _mu_adam(learning_rate, *, scalings, pretrained, num_steps, **hyper):
     return mulo.mu_adam(learning_rate, mup=scalings, **hyper)
 
 
+def _mu_sgd(learning_rate, *, scalings, pretrained, num_steps, **hyper):
+    del pretrained, num_steps
+    return mulo.mu_sgd(learning_rate, mup=scalings, **hyper)
+
+
 def _plain(make):
     def build(learning_rate, *, scalings, pretrained, num_steps, **hyper):
         del scalings, pretrained, num_steps
@@ -84,6 +89,15 @@ _SPECS = (
         coord_learning_rate=0.03,
         hyper={"b1": 0.9, "b2": 0.999, "eps": 1e-8, "base_width": 1.0},
         make=_mu_adam,
+    ),
+    OptimizerSpec(
+        name="mu_sgd",
+        summary="SGD with momentum under μP",
+        standard=False,
+        learned=False,
+        coord_learning_rate=0.3,
+        hyper={"momentum": 0.0, "base_width": 1.0},
+        make=_mu_sgd,
     ),
     OptimizerSpec(
         name="adam",
@@ -194,6 +208,26 @@ def build(
         **resolve_hyper(name, hyper or {}),
     )
     return optax.with_extra_args_support(transform)
+
+
+def random_pretrained(seed: int = 0) -> mulo.Pretrained:
+    """Make a small learned optimizer that was never meta-trained.
+
+    Its steps are a hundredth of what weights are, of no use and yet large enough for
+    ten of them to change what a network does: enough for a coordinate check, which
+    asks how a step's effect depends on width and not whether it helps.
+
+    Args:
+      seed: Of theta.
+    """
+    rule = mulo.SmallFC(
+        hidden_size=4,
+        hidden_layers=1,
+        step_mult=0.01,
+        initial_momentum_decays=(0.9,),
+        initial_adafactor_decays=(0.9,),
+    )
+    return mulo.Pretrained(rule, rule.init(jax.random.key(seed)), {})
 
 
 def fingerprint(pretrained: mulo.Pretrained) -> str:
