@@ -46,7 +46,6 @@ References:
 """
 
 import dataclasses
-import math
 from typing import Any
 
 import jax
@@ -101,7 +100,7 @@ class _Block(nn.Module):
         # save nothing.
         logits = jnp.einsum(
             "bqhk,bthk->bhqt", query, key, preferred_element_type=jnp.float32
-        ) * (1 / math.sqrt(head_dim) if c.sp else 1 / head_dim)
+        ) * attention_multiplier(head_dim, sp=c.sp)
         seen = logits
         if c.causal:
             mask = np.tril(np.ones((1, 1, *logits.shape[2:]), bool))
@@ -123,6 +122,11 @@ class _Block(nn.Module):
         found["mlp_out"] = self._dense("mlp_out", c.width, nn.gelu(found["mlp_in"]))
         x = x + found["mlp_out"].astype(jnp.float32) * multiplier
         return x, found
+
+
+def attention_multiplier(head_dim: int, *, sp: bool) -> float:
+    """Return the factor on the products of query and key."""
+    return head_dim**-0.5 if sp else 1 / head_dim
 
 
 def table_init(*, sp: bool) -> Any:
