@@ -13,8 +13,8 @@ gradient's size: each of the ``depth`` branches then moves its stream by
 (CompleteP) that is no correction at all, so those rules pass as they are. Gradients of
 branches shrink like ``depth ** -alpha``, though: plain gradient descent would need a
 larger step, and Adam's epsilon must stay below them.
-Only layers that networks of all depths have are compared: the first and the last of a
-numbered series, as ``first_block`` and ``last_block``, and those without a number.
+Layers are compared by their place, see :func:`name_at_any_depth`. The stream after the
+first block moves by one branch only, so that at ``alpha=1`` it shrinks, rightly.
 
 What it cannot see: a wrong weight-decay rule, or a learning rate that is bad at every
 width. Flat curves are necessary for transfer, not sufficient.
@@ -231,8 +231,12 @@ def check(
 def name_at_any_depth(layer: str, depth: int) -> str | None:
     """Name a layer by its place in the network, whatever the network's depth.
 
-    >>> name_at_any_depth("block_3/query", 4)
-    'last_block/query'
+    >>> name_at_any_depth("block_4/query", 8)
+    'middle_block/query'
+
+    Layers inside a block are compared in the first and in the middle one: half of all
+    branches have been added before it at any even depth, whereas before the last one
+    that part, 1 - 1/depth, grows.
 
     Args:
       layer: Its name in the network. A number at the end of its first part is the
@@ -240,14 +244,15 @@ def name_at_any_depth(layer: str, depth: int) -> str | None:
       depth: Of the network.
 
     Returns:
-      The name with ``first_`` or ``last_`` instead of the number, as it is without one,
-      or None where the place is between.
+      The name with ``first_`` or ``middle_`` (inside a block), ``first_`` or ``last_``
+      (else) instead of the number; as it is without one; None at other places.
     """
     series, slash, rest = layer.partition("/")
     match = re.fullmatch(r"(.+)_(\d+)", series)
     if match is None:
         return layer
-    place = {0: "first", depth - 1: "last"}.get(int(match[2]))
+    other = {depth // 2: "middle"} if slash else {depth - 1: "last"}
+    place = ({0: "first"} | other).get(int(match[2]))
     return None if place is None else f"{place}_{match[1]}{slash}{rest}"
 
 

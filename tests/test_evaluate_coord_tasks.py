@@ -121,9 +121,17 @@ def test_attention_logits_must_be_times_one_over_the_head_size(right, monkeypatc
         monkeypatch.setattr(
             blocks, "attention_multiplier", lambda head_dim, sp: head_dim**-0.5
         )
-    # Two heads at every width: their size grows.
-    task = f"transformer-d1-h2-s8-{TEXT}"
-    result = check(task, "mu_adam", models={}, widths=(64, 256))
+    # Two heads at every width: their size grows. Products of initial queries and keys
+    # with what training adds are random sums, which 1/sqrt(head_dim) would suit: logits
+    # shrink a little early on if right, and grow by less than their due if wrong.
+    result = check(
+        f"transformer-d1-h2-s8-{TEXT}",
+        "mu_adam",
+        models={},
+        widths=(64, 256),
+        num_steps=12,
+        threshold=0.1,
+    )
     assert ("block_0/attention_logits" in result.growing) == (not right)
     assert bool(result.growing) == (not right)
 
@@ -134,4 +142,4 @@ def test_depth_transfers_with_branches_over_the_depth_only(alpha):
     result = check(task, "mu_adam", models={}, depths=(2, 8))
     assert ("last_block" in result.growing) == (alpha == 0)
     assert bool(result.growing) == (alpha == 0)
-    assert {"embed", "first_block/query", "last_block/mlp_out"} < set(result.layers)
+    assert {"embed", "first_block/query", "middle_block/mlp_out"} < set(result.layers)

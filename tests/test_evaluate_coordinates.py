@@ -137,8 +137,10 @@ def test_sizes_that_are_no_numbers_are_an_error():
         ("logits", 4, "logits"),
         ("block_0", 4, "first_block"),
         ("block_0/conv_1", 4, "first_block/conv_1"),
-        ("block_3/mlp_in", 4, "last_block/mlp_in"),
-        ("block_3/mlp_in", 5, None),
+        ("block_2/mlp_in", 4, "middle_block/mlp_in"),
+        ("block_3/mlp_in", 4, None),
+        ("block_2", 4, None),
+        ("block_3", 4, "last_block"),
         ("linear_11", 12, "last_linear"),
     ],
 )
