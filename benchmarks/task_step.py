@@ -134,10 +134,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=128, help="For --task, examples.")
     parser.add_argument("--repeats", type=int, default=5, help="Median of so many.")
     args = parser.parse_args(argv)
-    if args.repeats < 1:
-        parser.error(f"--repeats must be at least 1, got {args.repeats}.")
+    if min(args.repeats, args.batch) < 1:
+        parser.error("--repeats and --batch must be at least 1.")
     chosen = [(name, args.batch) for name in args.task or ()] or TASKS
     machine = _harness.machine()
+    for name, _ in chosen:
+        try:
+            tasks.names.parse(name)
+        except ValueError as error:
+            parser.error(str(error))
     for name, batch_size in chosen:
         _harness.say(f"{name}, batch {batch_size}")
         _harness.print_line(measure(name, batch_size, args.repeats) | machine)

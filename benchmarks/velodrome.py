@@ -168,7 +168,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name in args.task or DEFAULT:
             _harness.say(name)
             _harness.print_line(compare(name, curves[name], args) | _harness.machine())
-    except (OSError, ValueError, KeyError) as error:
+    except (KeyError, TypeError) as error:
+        print(f"velodrome: {args.curves} holds no such curve: {error}", file=sys.stderr)
+        return 2
+    except (OSError, ValueError) as error:
         print(f"velodrome: {error}", file=sys.stderr)
         return 2
     return 0

@@ -42,10 +42,14 @@ class Model:
         """Return activations, and the mean square of what differs from ``before``."""
         found = self.task.activations(params, probe)
         self.layers = tuple(found)  # What jit returns is sorted by name.
-        if before is None:
-            return found, None
         squares = {k: jnp.mean(jnp.square(found[k] - before[k])) for k in found}
         return found, squares
+
+    def first_look(self, params: Any, probe: jax.Array) -> Any:
+        """Return activations, with the program that :attr:`look` compiles anyway."""
+        shapes = jax.eval_shape(self.task.activations, params, probe)
+        nothing = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+        return self.look(params, probe, nothing)[0]
 
     def _gradient(self, params: Any, key: jax.Array, count: Any, arrays: Any) -> Any:
         data_key, loss_key = jax.random.split(jax.random.fold_in(key, count))
@@ -82,7 +86,7 @@ def changes(
     for seed in range(num_seeds):
         params, probe, key = model.start(jnp.asarray(seed), model.arrays)
         state = jax.jit(transform.init)(params)
-        before, _ = model.look(params, probe, None)
+        before = model.first_look(params, probe)
         for count in range(num_steps):
             loss, grads = model.gradient(params, key, jnp.asarray(count), model.arrays)
             params, state = update(grads, state, params, loss)

@@ -42,9 +42,6 @@ import mulo
 import tasks
 from evaluate import coord_training, optimizers, statistics
 
-_WIDTHS = (32, 64, 128, 256, 512, 1024)
-_DEPTHS = (2, 4, 8, 16)
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CoordConfig:
@@ -56,8 +53,8 @@ class CoordConfig:
 
     task: str  # A template, without a width or without a depth; "sp-…" for SP.
     optimizer: str
-    widths: tuple[int, ...] = ()  # Default, where the template has no width: _WIDTHS.
-    depths: tuple[int, ...] = ()  # Default, where it has no depth: _DEPTHS.
+    widths: tuple[int, ...] = ()  # Default, without a width: the kind's own.
+    depths: tuple[int, ...] = ()  # Likewise without a depth.
     num_steps: int = 10
     num_seeds: int = 3
     learning_rate: float | None = None  # None: the optimizer's own for this check.
@@ -86,6 +83,9 @@ class CoordConfig:
         for field in ("num_steps", "num_seeds", "batch_size"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} must be >= 1; got {getattr(self, field)}.")
+        for field in ("rate", "threshold"):
+            if not math.isfinite(getattr(self, field)):
+                raise ValueError(f"{field} must be finite; got {getattr(self, field)}.")
         if self.num_steps < 2:
             raise ValueError(
                 "num_steps must be >= 2, because a readout that starts at zero keeps "
@@ -101,7 +101,8 @@ class CoordConfig:
     def sizes(self) -> tuple[int, ...]:
         """The widths or depths, rising."""
         given = self.widths or self.depths
-        default = _WIDTHS if self.axis == "width" else _DEPTHS
+        kind = tasks.names.KINDS[tasks.names.parse(self.task).kind]
+        default = kind.widths if self.axis == "width" else kind.depths
         return tuple(sorted(set(given or default)))
 
     def task_name(self, size: int) -> str:

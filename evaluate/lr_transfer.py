@@ -8,7 +8,8 @@ the best rates of all widths are within one grid step of each other. The sweep's
 cells are used (:mod:`evaluate.sweep`), so a stopped run goes on where it was.
 Optimizers of the standard parametrization train the task's ``sp-`` twin.
 
-Exit status 0: the best rate transfers; 1: it moves; 2: bad input.
+Exit status 0: the best rate transfers; 1: it moves, or lies at the end of the grid at
+every width; 2: bad input.
 
 Reference: Yang et al., `Tensor Programs V <https://arxiv.org/abs/2203.03466>`_, 2022,
 figure 1.
@@ -16,21 +17,21 @@ figure 1.
 
 import dataclasses
 import json
+import math
 import pathlib
-import sys
 from collections.abc import Sequence
 
 import numpy as np
-from absl import app, flags, logging
+from absl import flags
 
 from evaluate import cells as cells_lib
-from evaluate import coord_report, files, style, sweep, tables
+from evaluate import command, coord_report, files, optimizers, style, sweep, tables
 
 _TASK = flags.DEFINE_string("task", "mlp-d3-digits", "μP template without a width.")
 _OPTIMIZER = flags.DEFINE_string("optimizer", "mu_adam", "Not a learned one.")
 _WIDTHS = flags.DEFINE_list("widths", "64,128,256,512", "Widths.")
 _RATES = flags.DEFINE_list(
-    "learning_rates", "0.004,0.008,0.016,0.032,0.064,0.128", "Rising; even factors."
+    "learning_rates", "0.016,0.032,0.064,0.128,0.256,0.512", "By equal factors."
 )
 _STEPS = flags.DEFINE_integer("steps", 200, "Training steps.")
 _SEEDS = flags.DEFINE_integer("seeds", 1, "Seeds, averaged over.")
@@ -68,6 +69,11 @@ class Transfer:
         return max(self.best) - min(self.best)
 
     @property
+    def passed(self) -> bool:
+        """Whether the best rate transfers; not told where all are at the grid's end."""
+        return self.moved <= 1 and len(self.on_edge) < len(self.widths)
+
+    @property
     def on_edge(self) -> tuple[int, ...]:
         """Widths whose best rate lies at an end of the grid."""
         ends = (0, len(self.rates) - 1)
@@ -98,7 +104,7 @@ def describe(transfer: Transfer, title: str) -> str:
         shown = [f"{x:.3f}" if np.isfinite(x) else "diverged" for x in losses]
         rows.append([str(width), *shown, f"{transfer.rates[best]:g}"])
     steps = f"{transfer.moved} grid step{'' if transfer.moved == 1 else 's'}"
-    verdict = f"{'passed' if transfer.moved <= 1 else 'FAILED'}: best rates lie {steps}"
+    verdict = f"{'passed' if transfer.passed else 'FAILED'}: best rates lie {steps}"
     lines = [title, tables.format_table(rows), f"{verdict} apart."]
     if transfer.on_edge:
         lines.append(
@@ -116,7 +122,7 @@ def png(transfer: Transfer, title: str) -> bytes:
         title=f"{title}\nbest rates {transfer.moved} grid steps apart",
         xlabel="learning rate",
         ylabel="final training loss",
-        alarm=transfer.moved > 1,
+        alarm=not transfer.passed,
     )
     for j, (width, losses, best) in enumerate(
         zip(transfer.widths, transfer.losses, transfer.best, strict=True)
@@ -170,12 +176,23 @@ def _rates(texts: Sequence[str]) -> tuple[float, ...]:
 
 
 def _config() -> sweep.SweepConfig:
-    optimizer = _OPTIMIZER.value
+    widths = coord_report.parse_sizes("widths", _WIDTHS.value)
+    rates = _rates(_RATES.value)
+    if len(widths) < 2 or len(rates) < 3:
+        raise ValueError(
+            "widths must be two or more and learning_rates three or more, or nothing "
+            f"can move; got {widths} and {rates}."
+        )
+    if optimizers.get(_OPTIMIZER.value).learned:
+        raise ValueError(
+            f"optimizer must be one with a learning rate to tune; {_OPTIMIZER.value!r} "
+            "is learned."
+        )
     return sweep.SweepConfig.for_one(
         task=_TASK.value,
-        optimizer=optimizer,
-        widths=coord_report.parse_sizes("widths", _WIDTHS.value),
-        learning_rates=_rates(_RATES.value),
+        optimizer=_OPTIMIZER.value,
+        widths=widths,
+        learning_rates=rates,
         num_seeds=_SEEDS.value,
         horizon_steps=_STEPS.value,
         batch_examples=_BATCH.value,
@@ -183,38 +200,32 @@ def _config() -> sweep.SweepConfig:
     )
 
 
-def main(argv: list[str]) -> int:
+def main() -> int:
     """Run the check; return the exit status."""
-    logging.set_verbosity(logging.WARNING)  # JAX is chatty about devices.
-    if argv[1:]:
-        raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
     workdir = pathlib.Path(_WORKDIR.value)
-    try:
-        config = _config()
-        transfer = run(config, workdir)
-        name = config.task_name(_OPTIMIZER.value, config.widths[0])
-        title = f"{_OPTIMIZER.value} on {name.replace(f'-w{config.widths[0]}', '')}"
-        text = describe(transfer, f"{title}, {_STEPS.value} steps: final training loss")
-        plot = files.write_bytes(workdir / "lr_transfer.png", png(transfer, title))
-        values = {
-            "title": title,
-            "widths": transfer.widths,
-            "learning_rates": transfer.rates,
-            "losses": [
-                [x if np.isfinite(x) else None for x in row]
-                for row in transfer.losses.tolist()
-            ],
-            "best": [transfer.rates[i] for i in transfer.best],
-            "grid_steps": transfer.moved,
-        }
-        files.write_text(workdir / "lr_transfer.json", json.dumps(values, indent=1))
-    except (ValueError, OSError) as error:
-        print(f"lr_transfer: {error}", file=sys.stderr)
-        return 2
+    config = _config()
+    transfer = run(config, workdir)
+    name = config.task_name(_OPTIMIZER.value, config.widths[0])
+    title = f"{_OPTIMIZER.value} on {name.replace(f'-w{config.widths[0]}', '')}"
+    text = describe(transfer, f"{title}, {_STEPS.value} steps: final training loss")
+    plot = files.write_bytes(workdir / "lr_transfer.png", png(transfer, title))
+    values = {
+        "title": title,
+        "widths": transfer.widths,
+        "learning_rates": transfer.rates,
+        "losses_by_width_rate": [
+            [x if math.isfinite(x) else None for x in row]
+            for row in transfer.losses.tolist()
+        ],
+        "best": [transfer.rates[i] for i in transfer.best],
+        "grid_steps": transfer.moved,
+        "passed": transfer.passed,
+    }
+    files.write_text(workdir / "lr_transfer.json", json.dumps(values, indent=1) + "\n")
     print(text)
     print(f"plot: {plot}")
-    return 1 if transfer.moved > 1 else 0
+    return 0 if transfer.passed else 1
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.run("lr_transfer", main, "; finished cells are kept")

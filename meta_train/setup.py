@@ -54,6 +54,14 @@ def build(config: Mapping[str, Any]) -> loop.MetaTrainer:
         )
         for name in names
     ]
+    for inner in inners:
+        chance = inner.family.task.chance_loss
+        if chance is not None and chance >= config["loss_ceiling"]:
+            raise ValueError(
+                f"loss_ceiling must exceed {chance:.3g} nats, the loss of guessing in "
+                f"{inner.family.task.name!r}, or no early loss tells anything; got "
+                f"{config['loss_ceiling']}."
+            )
     return loop.MetaTrainer(
         rule=rule,
         inners=inners,

@@ -18,6 +18,7 @@ import json
 import logging
 import os
 import pathlib
+import shutil
 import tempfile
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
@@ -65,6 +66,8 @@ class Place:
             if _writable(root):
                 folder = root / folder_name(self.name) / self.fingerprint
                 folder.mkdir(parents=True, exist_ok=True)
+                for blocked in filter(pathlib.Path.is_dir, folder.glob("*.npy")):
+                    shutil.rmtree(blocked)  # A file belongs there.
                 return folder
         raise PermissionError(
             f"none of {[str(r) for r in self.roots]} can be written to cache "
@@ -220,7 +223,10 @@ def _open(folder: pathlib.Path, name: str) -> tuple[Splits, Mapping[str, Any]]:
             raise ValueError(f"{file} must have {expected['bytes']} bytes, got {size}")
         if _checksum(folder / file) != expected["crc32"]:
             raise ValueError(f"{file} does not match its checksum")
-    return _map_splits(folder / f for f in meta["files"]), meta["facts"]
+    splits = _map_splits(folder / f for f in meta["files"])
+    if "train" not in splits:
+        raise ValueError("meta.json names no train split")
+    return splits, meta["facts"]
 
 
 def _map_splits(files: Iterable[pathlib.Path]) -> Splits:
@@ -273,6 +279,8 @@ def _writable(root: pathlib.Path) -> bool:
     existing = root
     while not existing.exists():
         existing = existing.parent
+    if not existing.is_dir():
+        return False
     # A folder without any write bit is meant to stay as it is, even for root.
     return bool(existing.stat().st_mode & 0o222) and os.access(existing, os.W_OK)
 

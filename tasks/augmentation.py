@@ -122,6 +122,11 @@ class AugmentedFamily(base.TaskFamily):
                     f"augment.{field} is for images, and {name!r} has none: set it to "
                     "0."
                 )
+        if config.input_noise_max and self.task.chance_loss is None:
+            raise ValueError(
+                f"augment.input_noise_max would add noise to what {name!r} is to "
+                "reconstruct: set it to 0."
+            )
         if config.activations and not hasattr(self.task, "activation"):
             raise ValueError(
                 "augment.activations is for tasks with an activation function to "
@@ -260,6 +265,11 @@ class AugmentedTask(base.Task):
     def positions(self) -> int:
         """Those of the task."""
         return self.task.positions
+
+    @property
+    def chance_loss(self) -> float | None:
+        """That of the task."""
+        return self.task.chance_loss
 
     def sample(
         self, arrays: base.Arrays, key: jax.Array, batch_size: int | None = None

@@ -56,7 +56,6 @@ from flax import linen as nn
 from tasks import layers, network
 
 HEAD_DIM = 64  # Units, where a task names neither heads nor their size.
-_EPSILON = 1e-5  # Of layer norms, added to the variance; as haiku's.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -116,9 +115,13 @@ class _Block(nn.Module):
         c = self.config
         found: dict[str, jax.Array] = {}
         multiplier = c.depth**-c.alpha
-        found["attention"] = self._attention(layer_norm("ln_attention", x), found)
+        found["attention"] = self._attention(
+            layers.layer_norm("ln_attention")(x), found
+        )
         x = x + found["attention"].astype(jnp.float32) * multiplier
-        found["mlp_in"] = self._dense("mlp_in", 4 * c.width, layer_norm("ln_mlp", x))
+        found["mlp_in"] = self._dense(
+            "mlp_in", 4 * c.width, layers.layer_norm("ln_mlp")(x)
+        )
         found["mlp_out"] = self._dense("mlp_out", c.width, nn.gelu(found["mlp_in"]))
         x = x + found["mlp_out"].astype(jnp.float32) * multiplier
         return x, found
@@ -132,11 +135,6 @@ def attention_multiplier(head_dim: int, *, sp: bool) -> float:
 def table_init(*, sp: bool) -> Any:
     """Return the initializer of token vectors; see the module's docstring."""
     return nn.initializers.truncated_normal(1.0) if sp else nn.initializers.normal(1.0)
-
-
-def layer_norm(name: str, x: jax.Array) -> jax.Array:
-    """Normalize the last axis in float32, with gain and offset; for ``nn.compact``."""
-    return nn.LayerNorm(epsilon=_EPSILON, dtype=jnp.float32, name=name)(x)
 
 
 def apply(
@@ -161,7 +159,7 @@ def apply(
         for name, value in inside.items():
             found[f"block_{i}/{name}"] = value.astype(jnp.float32)
         found[f"block_{i}"] = x
-    return layer_norm("ln_final", x), found
+    return layers.layer_norm("ln_final")(x), found
 
 
 def readout(

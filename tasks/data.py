@@ -125,6 +125,7 @@ def _embedded(
     num_classes: int,
     budget_bytes: int,
 ) -> base.Dataset:
+    _check_budget(name, splits, num_classes, budget_bytes)
     convert = velodrome.convert if name.velodrome else images.convert
     converted = {
         split: {
@@ -136,6 +137,28 @@ def _embedded(
     dataset = image_dataset.make(name, converted, num_classes)
     kept = budget.fit(name, dataset.splits, budget_bytes)
     return dataclasses.replace(dataset, splits=kept)
+
+
+def _check_budget(
+    name: data_names.DataName,
+    splits: Mapping[str, Split],
+    num_classes: int,
+    budget_bytes: int,
+) -> None:
+    """Refuse a set that would be too large, before it is made."""
+    h, w, c = splits["train"]["inputs"].shape[1:]
+    shape = (*(name.size or (h, w)), 1 if name.gray else c)
+    dtype = velodrome.dtype(name.size, name.gray) if name.velodrome else np.uint8
+    sizes = {
+        split: {
+            "inputs": np.broadcast_to(dtype(0), (len(arrays["labels"]), *shape)),
+            "labels": arrays["labels"],
+        }
+        for split, arrays in splits.items()
+    }
+    unit = (0.0,) * shape[-1], (1.0,) * shape[-1]
+    made = image_dataset.make(name, sizes, num_classes, unit)
+    budget.fit(name, made.splits, budget_bytes)
 
 
 @functools.cache

@@ -35,6 +35,8 @@ EMBEDDED: dict[Modality, tuple[str, ...]] = {
     "text": ("pystdlib", "synthetic_text:vocabulary"),
 }
 
+MAX_VOCABULARY = 1 << 16  # Of uint16, the widest tokens kept.
+
 _SOURCE = re.compile(r"[A-Za-z][\w.+]*(?:/[\w.+-]+)*", re.ASCII)
 _SIZE = re.compile(r"(\d+)x(\d+)", re.ASCII)
 _SYNTHETIC = re.compile(r"(\d+)x(\d+)x(\d+):(\d+)", re.ASCII)
@@ -165,6 +167,14 @@ def _check(parsed: DataName, name: str) -> None:
         raise ValueError(f"sizes of synthetic data must be >= 1, got {name!r}.")
     if parsed.source == "synthetic_text" and parsed.synthetic[0] < 2:  # type: ignore[index]
         raise ValueError(f"the vocabulary must have at least 2 tokens, got {name!r}.")
+    tokens = 1000 * parsed.pieces[0] if parsed.pieces else 0
+    if parsed.source == "synthetic_text":
+        tokens = parsed.synthetic[0]  # type: ignore[index]
+    if tokens > MAX_VOCABULARY:
+        raise ValueError(
+            f"the vocabulary must have at most {MAX_VOCABULARY} tokens, got {tokens} "
+            f"in {name!r}."
+        )
     if parsed.size is not None and min(parsed.size) < 1:
         raise ValueError(f"image size must be at least 1x1, got {name!r}.")
     for field in ("crop", "first"):

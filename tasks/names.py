@@ -20,6 +20,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from tasks import data_names
 from tasks.data_names import nearest as nearest
 
@@ -50,7 +52,10 @@ OPTIONS: Mapping[str, Option] = {
     "length": _number("s", "tokens"),
     "patch": _number("p", "pixels"),
     "alpha": Option(
-        "a<exponent>", r"a(\d+(?:\.\d+)?)", float, lambda alpha: f"a{alpha:g}"
+        "a<exponent>",
+        r"a(\d+(?:\.\d+)?)",
+        float,
+        lambda alpha: "a" + np.format_float_positional(alpha, trim="-"),
     ),
     "class_token": _flag("cls"),
     "bf16": _flag("bf16"),
@@ -63,31 +68,37 @@ OPTIONS: Mapping[str, Option] = {
 class Kind:
     """A kind of model."""
 
-    summary: str
     modality: data_names.Modality
     options: tuple[str, ...]  # Keys of OPTIONS, in the order they are written.
+    widths: tuple[int, ...]  # What a check over widths uses unless told.
+    depths: tuple[int, ...] = (2, 4, 8, 16)  # Likewise over depths.
     loss_unit: str = "nats per example"
 
 
+_HEADS = ("heads", "head_dim")
 KINDS: Mapping[str, Kind] = {
-    "mlp": Kind("multi-layer perceptron", "images", ("activation", "layer_norm")),
+    "mlp": Kind("images", ("activation", "layer_norm"), (32, 64, 128, 256, 512, 1024)),
     "mlpae": Kind(
-        "MLP autoencoder", "images", ("activation",), "squared error per pixel"
+        "images",
+        ("activation",),
+        (32, 64, 128, 256, 512),
+        depths=(3, 5, 9, 17),
+        loss_unit="squared error per pixel",
     ),
-    "conv": Kind("plain convnet", "images", ("activation",)),
+    "conv": Kind("images", ("activation",), (16, 32, 64, 128)),
     "resnet": Kind(
-        "residual convnet with group norm", "images", ("activation", "alpha")
+        "images", ("activation", "alpha"), (16, 32, 64, 128), depths=(3, 6, 12)
     ),
     "vit": Kind(
-        "vision transformer",
         "images",
-        ("patch", "class_token", "heads", "head_dim", "alpha", "bf16"),
+        ("patch", "class_token", *_HEADS, "alpha", "bf16"),
+        (64, 128, 256, 512),
     ),
     "transformer": Kind(
-        "decoder-only language model",
         "text",
-        ("heads", "head_dim", "length", "alpha", "bf16"),
-        "nats per token",
+        (*_HEADS, "length", "alpha", "bf16"),
+        (64, 128, 256, 512),
+        loss_unit="nats per token",
     ),
 }
 
@@ -98,7 +109,7 @@ _TASK = re.compile(
     re.ASCII | re.DOTALL,
 )
 _SIZE = re.compile(r"[wd]-?\d+", re.ASCII)  # No data set: it is missing.
-_WIDTHS = re.compile(r"-w\d+(?:\+w\d+)+(?=-)", re.ASCII)
+_WIDTHS = re.compile(r"(?<=[a-z])-w\d+(?:\+w\d+)+(?=-)", re.ASCII)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,7 +191,7 @@ def parse(name: str) -> TaskName:
       ValueError: If the name has another form, an unknown kind or option, or a size
         below 1.
     """
-    if _WIDTHS.search(name):
+    if _WIDTHS.search(name.partition(":")[0]):
         raise ValueError(
             f"{name!r} stands for several tasks; name one, or expand it with "
             "tasks.names.expand."
@@ -211,7 +222,7 @@ def expand(name: str) -> tuple[str, ...]:
     Raises:
       ValueError: As :func:`parse`, for any of them.
     """
-    match = _WIDTHS.search(name)
+    match = _WIDTHS.search(name.partition(":")[0])
     if match is None:
         return (str(parse(name)),)
     widths = match[0][1:].split("+")
@@ -238,7 +249,7 @@ def _split_options(kind: str, rest: str, name: str) -> tuple[dict[str, Any], str
             forms = [OPTIONS[field].form for field in known]
             raise ValueError(
                 f"options of {kind!r} must be among {forms}, got {token!r} in {name!r}."
-                f"{nearest(token, forms)}"
+                f"{nearest(token, '|'.join(forms).split('|'))}"
             )
         if field in options:
             raise ValueError(f"option {token!r} is given twice in {name!r}.")

@@ -23,9 +23,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tasks import base
+from tasks import base, data_names
 
-MAX_VOCABULARY = 1 << 16  # Of uint16, the widest tokens kept.
 MAX_TOKENS = (1 << 31) - 1  # Of a split: offsets are int32, as JAX has them by default.
 _WINDOW = 64  # Tokens of a window, unless told otherwise.
 
@@ -43,10 +42,11 @@ class TextDataset(base.Dataset):
     window: int = _WINDOW  # Tokens of an example.
 
     def __post_init__(self) -> None:
-        if not 1 <= self.vocabulary <= MAX_VOCABULARY:
+        if not 1 <= self.vocabulary <= data_names.MAX_VOCABULARY:
             raise ValueError(
-                f"the vocabulary must have 1 to {MAX_VOCABULARY} tokens, got "
-                f"{self.vocabulary} in {self.name!r}."
+                "the vocabulary must have 1 to "
+                f"{data_names.MAX_VOCABULARY} tokens, got {self.vocabulary} in "
+                f"{self.name!r}."
             )
         if self.window < 1:
             raise ValueError(f"windows must have at least 1 token, got {self.window}.")

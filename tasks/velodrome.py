@@ -47,7 +47,8 @@ def convert(images: np.ndarray, size: tuple[int, int] | None, gray: bool) -> np.
         return images
     n, h, w, c = images.shape
     out = np.empty((n, *(size or (h, w)), 1 if gray else c), np.float32)
-    step = max(1, _CHUNK_BYTES // (h * w * c))
+    rows, columns = size or (h, w)
+    step = max(1, _CHUNK_BYTES // (max(h, rows) * max(w, columns) * c))
     for start in range(0, n, step):
         x = images[start : start + step].astype(np.float32)
         for axis, length in enumerate(size or (h, w), start=1):

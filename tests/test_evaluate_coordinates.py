@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import tasks
 from evaluate import coord_report, coordinates, optimizers
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -230,3 +231,33 @@ def test_bad_input_is_one_line_and_status_2(tmp_path):
     assert done.stderr.startswith("coord_check: optimizer 'mulo' needs a theta")
     assert done.stderr.count("\n") == 1
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--steps=abc", "flag --steps=abc"),
+        ("--nosuchflag", "Unknown command line flag"),
+        ("stray", "unknown arguments: stray"),
+        ("--learning_rate=nan", "rate must be finite"),
+        ("--threshold=nan", "threshold must be finite"),
+        ("--png=plot.json", "png must be a file called *.png"),
+    ],
+)
+def test_flags_that_make_no_sense_are_status_2_and_train_nothing(
+    flag, message, tmp_path
+):
+    done = command(tmp_path, f"--task={TASK}", "--optimizer=mu_adam", flag)
+    assert done.returncode == 2
+    assert done.stderr.startswith("coord_check: ")
+    assert message in done.stderr
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", list(tasks.names.KINDS))
+def test_default_sizes_are_ones_that_the_kind_can_have(kind):
+    data = "digits" if tasks.names.KINDS[kind].modality == "images" else "pystdlib"
+    for template in (f"{kind}-d3-{data}", f"{kind}-w64-{data}"):
+        config = coordinates.CoordConfig(task=template, optimizer="mu_adam")
+        for size in config.sizes:
+            tasks.get(config.task_name(size))

@@ -179,3 +179,17 @@ def test_fast_velo_follows_celos_recipe():
     assert celo_fast_velo.get_config("full_sp").tasks == ("sp-fast_velo",)
     with pytest.raises(ValueError, match=r"variant must be .* got 'x'"):
         celo_fast_velo.get_config("x")
+
+
+def test_a_loss_ceiling_below_the_loss_of_guessing_is_refused():
+    config = small_config() | {"loss_ceiling": 1.0}
+    with pytest.raises(ValueError, match=r"loss_ceiling must exceed 1\.1 nats"):
+        setup.build(config)
+
+
+def test_an_autoencoder_takes_no_noise_for_it_would_be_its_target():
+    config = small_config(
+        ("mlpae-w4-d3-synthetic:2x2x1:3",), augment=dict(input_noise_max=0.5)
+    )
+    with pytest.raises(ValueError, match="input_noise_max would add noise to what"):
+        setup.build(config)

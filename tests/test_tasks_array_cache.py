@@ -192,3 +192,36 @@ def test_names_become_one_folder_each():
     assert got[0] == "imagenet_resized__32x32-8x8-gray"
     assert len(set(got)) == 3
     assert not any("/" in g or ":" in g for g in got)
+
+
+@pytest.mark.parametrize("files", [{}, {"test.inputs.npy": None}])
+def test_a_description_without_a_train_split_is_damage(tmp_path, caplog, files):
+    where = place_in(tmp_path)
+    build(where)
+    (path,) = tmp_path.rglob("meta.json")
+    meta = json.loads(path.read_text())
+    meta["files"] = {name: meta["files"][name] for name in files}
+    path.write_text(json.dumps(meta))
+    with caplog.at_level(logging.WARNING):
+        assert array_cache.read(where, parse) is None
+    assert "no train split" in caplog.text
+
+
+def test_a_folder_in_the_place_of_an_array_makes_room_for_it(tmp_path):
+    where = place_in(tmp_path)
+    build(where)
+    (path,) = tmp_path.rglob("train.inputs.npy")
+    path.unlink()
+    (path / "inside").mkdir(parents=True)
+    assert array_cache.read(where, parse) is None
+    build(where)
+    assert array_cache.read(where, parse) is not None
+
+
+def test_a_root_that_is_a_file_cannot_be_written_and_says_so(tmp_path, monkeypatch):
+    file = tmp_path / "file"
+    file.touch()
+    monkeypatch.setenv("MULO_CACHE_DIR", str(file))
+    where = array_cache.place("digits", "digits", tmp_path)
+    with pytest.raises(PermissionError, match="Set MULO_CACHE_DIR to a folder"):
+        where.new_folder()

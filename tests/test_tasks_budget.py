@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tasks import budget, data_names
+from tasks import budget, data, data_names
 
 
 def splits(train=100, valid=20, test=30):
@@ -71,3 +71,10 @@ def test_a_split_that_serves_twice_is_counted_once():
 def test_large_sizes_are_given_in_gib():
     with pytest.raises(ValueError, match=r"needs 3 GiB .* is 1\.5 GiB"):
         fit("x", {"train": {"tokens": np.broadcast_to(np.uint8(0), 3 << 30)}}, 3 << 29)
+
+
+@pytest.mark.parametrize("options", ["", ":velodrome"])
+def test_embedded_images_are_measured_before_they_are_resized(options):
+    # Resized, they would take 18 TB.
+    with pytest.raises(ValueError, match=r"needs .* GiB of device memory"):
+        data.load(f"digits:100000x100000{options}")

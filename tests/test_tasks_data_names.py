@@ -50,6 +50,8 @@ def test_options_get_one_canonical_order():
         ("synthetic:4x4x0:3", "must be >= 1"),
         ("synthetic_text", "synthetic_text:vocabulary"),
         ("synthetic_text:1", "at least 2 tokens"),
+        ("synthetic_text:65537", "at most 65536 tokens, got 65537"),
+        ("lm1b:sp66k=x", "at most 65536 tokens, got 66000"),
         ("lm1b:sp0k=x", "at least sp1k"),
         ("lm1b:sp32k=", "got ':sp32k='"),
         ("lm1b:gray:sp32k=x", r"options of images \['gray'\] and of text"),

@@ -21,6 +21,9 @@ from tasks import names
         "mlp-d3-c4/en-no",
         "transformer-w64-a1-pystdlib",
         "transformer-w8-d1-synthetic_text:16",
+        "vit-w64-d1-a0.0000001-digits",
+        "vit-w64-d1-a0.123456789-digits",
+        "transformer-w8-d1-lm1b:sp32k=/x-w1+w2-/model",
     ],
 )
 def test_a_task_name_reads_and_writes_back_the_same(name):
@@ -86,6 +89,7 @@ def test_at_width_fills_a_template_and_twin_changes_only_the_parametrization():
         ("mlp-digits", "must have a width or a depth, got 'mlp-digits'"),
         ("mlp-w4-d3-d3-digits", "must be among .*'ln'.*, got 'd3'"),
         ("mlp-w4-d3-h2-digits", "must be among .* got 'h2'"),
+        ("mlp-w4-d3-tahn-digits", "got 'tahn' .*Did you mean 'tanh'?"),
         ("transformer-w4-d3-hh2-pystdlib", "among .*'h<heads>'.* got 'hh2'"),
         ("mlp-w4-d3-tanh-relu-digits", "option 'relu' is given twice"),
         ("mlp-w4-d3", "must read"),

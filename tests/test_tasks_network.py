@@ -10,6 +10,7 @@ from convnet_oracle import leaves_by_path, random_params
 
 import mulo
 import tasks
+from tasks import layers
 
 NAMES = (
     "mlp-w8-d2-tanh-ln-synthetic:4x4x1:3",
@@ -84,3 +85,14 @@ def test_an_unknown_activation_is_refused_when_the_task_is_made(name):
     given["activation"] = "step"
     with pytest.raises(ValueError, match=r"activation must be one of .* got 'step'"):
         type(task)(**given)
+
+
+def test_norms_of_a_stream_far_from_zero_do_not_cancel():
+    x = 1e4 + jax.random.normal(jax.random.key(0), (1, 2, 16))
+    layer = layers.layer_norm("norm")
+    normalized = layer.apply(layer.init(jax.random.key(1), x), x)
+    centred = np.asarray(x, np.float64)
+    centred -= centred.mean(axis=-1, keepdims=True)
+    expected = centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + 1e-5)
+    # The rounding of x itself is 1e-3 of its spread.
+    np.testing.assert_allclose(normalized, expected, atol=5e-3)
