@@ -7,6 +7,8 @@ VENV ?= .venv
 # The demo's size: "demo" (minutes) or "smoke" (seconds, to see whether it runs).
 VARIANT ?= demo
 PYTEST_ARGS ?=
+# Test files run so many at a time: most of the time is XLA compiling on one core.
+TEST_JOBS ?= 2
 BENCH_ARGS ?=
 
 BIN := $(VENV)/bin
@@ -31,7 +33,7 @@ demo: $(VENV)/.installed-train ## Meta-train on digits, evaluate at unseen width
 	  --theta=runs/$(VARIANT)/theta --workdir=runs/$(VARIANT)_eval
 
 test: $(VENV)/.installed-dev ## Run the tests; PYTEST_ARGS="-k mup" picks some.
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses=$(TEST_JOBS) --dist=loadfile $(PYTEST_ARGS)
 
 check: $(VENV)/.installed-dev ## Formatting, lint and types.
 	$(BIN)/ruff format --check .

@@ -47,7 +47,9 @@ def our_estimator_step(case: _harness.Case) -> _harness.Step:
         min_length_steps=case.min_steps,
         max_length_steps=case.max_steps,
     )
-    inner = unroll.Inner(rule=rule, task=task, loss_ceiling=math.inf)
+    inner = unroll.Inner(
+        rule=rule, family=tasks.TaskFamily(task), loss_ceiling=math.inf
+    )
     estimator = pes.PES(inner, config, pes.make_mesh(case.num_pairs))
     theta_key, init_key = jax.random.split(jax.random.key(_SEED))
     theta = jax.device_put(rule.init(theta_key), estimator.replicated)

@@ -34,6 +34,7 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
         horizon_steps=1_000,
         batch_examples=64,
         data_dir="",  # Where tensorflow-datasets keeps its data; empty: its default.
+        data_budget_bytes=8 << 30,  # A larger data set is refused.
         lanes=0,  # Cells trained side by side; 0: one on CPUs, eight elsewhere.
         bootstrap_samples=2_000,
         confidence_frac=0.95,
@@ -43,6 +44,7 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
         mu_adam=_MU_ADAM_GRID,
         adamw=_ADAMW_GRID,
         adam=_ADAMW_GRID,
+        mu_sgd=(1e-3, 1e-2, 1e-1, 1.0),
         sgd=(1e-3, 1e-2, 1e-1, 1.0),
         mulo=(1.0,),  # A multiplier of the learned step: nothing to tune.
         small_fc=(1.0,),
@@ -52,6 +54,7 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
         mu_adam=dict(b1=0.9, b2=0.999, eps=1e-8, base_width=1.0),
         adamw=dict(b1=0.9, b2=0.999, eps=1e-8, weight_decay=1e-4),
         adam=dict(b1=0.9, b2=0.999, eps=1e-8),
+        mu_sgd=dict(momentum=0.9, base_width=1.0),
         sgd=dict(momentum=0.9),
     )
     if variant == "demo":

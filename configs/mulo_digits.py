@@ -20,8 +20,17 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
         tasks=("mlp-w32-d2-digits", "mlp-w64-d2-digits"),
         batch_examples=64,
         data_dir="",  # Empty: $TFDS_DATA_DIR, else ~/tensorflow_datasets.
+        data_budget_bytes=8 << 30,  # A larger data set is refused.
         loss_ceiling=10.0,  # nats
         init_theta="",  # Released name or path to go on from; empty: drawn anew.
+        augment=dict(  # See tasks/augmentation.py; all off.
+            reparam="none",  # or global, tensor, parameter
+            reparam_low=1e-3,
+            reparam_high=1e3,
+            label_subset_min=0,  # classes; 0: always all
+            input_noise_max=0.0,  # std, units of normalized inputs
+            activations=(),  # names, e.g. ("relu", "tanh")
+        ),
         rule=dict(hidden_size=32, step_mult=0.01, base_width=1.0),
         pes=dict(
             sigma=0.01,  # units of theta

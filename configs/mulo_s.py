@@ -24,8 +24,17 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
         tasks=("mlp-w128-d3-imagenet_resized/32x32",),
         batch_examples=4_096,
         data_dir="",  # Empty: $TFDS_DATA_DIR, else ~/tensorflow_datasets.
+        data_budget_bytes=8 << 30,  # A larger data set is refused.
         loss_ceiling=20.0,  # nats
         init_theta="",  # Released name or path to go on from; empty: drawn anew.
+        augment=dict(  # See tasks/augmentation.py; all off.
+            reparam="none",  # or global, tensor, parameter
+            reparam_low=1e-3,
+            reparam_high=1e3,
+            label_subset_min=0,  # classes; 0: always all
+            input_noise_max=0.0,  # std, units of normalized inputs
+            activations=(),  # names, e.g. ("relu", "tanh")
+        ),
         rule=dict(hidden_size=32, step_mult=0.01, base_width=1.0),
         pes=dict(
             sigma=0.01,  # units of theta

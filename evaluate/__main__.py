@@ -8,10 +8,10 @@ import pathlib
 import shlex
 import sys
 
-from absl import app, flags, logging
+from absl import flags
 from ml_collections import config_flags
 
-from evaluate import run
+from evaluate import command, run
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Sweep.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Holds cells.", required=True)
@@ -20,31 +20,20 @@ _SP_THETA = flags.DEFINE_string("sp_theta", None, "Theta of small_fc, likewise."
 _SHARD = flags.DEFINE_string("shard", "1/1", "i/n: run every n-th cell only.")
 
 
-def main(argv: list[str]) -> int:
+def main() -> int:
     """Run the sweep; return the exit status."""
-    logging.set_verbosity(logging.WARNING)  # JAX is chatty about devices.
-    if argv[1:]:
-        raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
-    try:
-        return run.run(
-            _CONFIG.value,
-            pathlib.Path(_WORKDIR.value),
-            theta=_THETA.value,
-            sp_theta=_SP_THETA.value,
-            shard=_SHARD.value,
-            command=shlex.join(["python", "-m", "evaluate", *sys.argv[1:]]),
-        )
-    except (ValueError, OSError, ImportError) as error:
-        print(f"evaluate: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(
-            "\nevaluate: stopped; finished cells are kept, the same command continues.",
-            file=sys.stderr,
-        )
-        return 130
+    return run.run(
+        _CONFIG.value,
+        pathlib.Path(_WORKDIR.value),
+        theta=_THETA.value,
+        sp_theta=_SP_THETA.value,
+        shard=_SHARD.value,
+        command=shlex.join(["python", "-m", "evaluate", *sys.argv[1:]]),
+    )
 
 
 if __name__ == "__main__":
     flags.mark_flag_as_required("config")
-    app.run(main)
+    command.run(
+        "evaluate", main, "; finished cells are kept, the same command continues"
+    )

@@ -24,7 +24,8 @@ SCHEMA = 1
 MAX_CURVE_POINTS = 500
 DIVERGENCE_RULE = (
     "a run diverged when a minibatch loss was not finite, or when its final training "
-    "loss exceeds min(1.1 * max(loss at step 0, ln(classes)), 2 * ln(classes))"
+    "loss exceeds min(1.1 * max(loss at step 0, ln(classes)), 2 * ln(classes)), or "
+    "1.1 * loss at step 0 where there are no classes"
 )
 FINAL_LOSS_RULE = (
     "final training loss = mean minibatch loss of the last 5 % of the steps, at least "
@@ -84,13 +85,13 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CellResult:
-    """What one training run gave. Losses are nats per example; NaN: not finite."""
+    """What one training run gave. Losses are the task's; NaN: not finite."""
 
     cell: Cell
     initial_train_loss: float
     final_train_loss: float
     final_valid_loss: float
-    final_valid_accuracy: float
+    final_valid_accuracy: float  # NaN for tasks without.
     first_nonfinite_step: int | None
     diverged: bool  # As DIVERGENCE_RULE.
     secs_per_step: float  # Wall clock without compilation, shared out over the lanes.
@@ -105,7 +106,7 @@ def summarize_run(
     *,
     valid_loss: float,
     valid_accuracy: float,
-    num_classes: int,
+    chance_loss: float | None,
     secs_per_step: float,
     lanes: int = 1,
 ) -> CellResult:
@@ -113,11 +114,11 @@ def summarize_run(
 
     Args:
       cell: What was run.
-      losses: shape=(T,), minibatch training loss before each update, nats/example.
+      losses: shape=(T,), minibatch training loss before each update.
         Steps that were not run because the loss was not finite any more are NaN.
-      valid_loss: Mean over the validation split after the last step, nats/example.
-      valid_accuracy: Fraction right on the validation split.
-      num_classes: Of the task, for the divergence rule.
+      valid_loss: Mean over the validation split after the last step.
+      valid_accuracy: Fraction right on the validation split; NaN for tasks without.
+      chance_loss: Of the task, for the divergence rule.
       secs_per_step: Wall-clock seconds.
       lanes: Cells trained side by side.
 
@@ -130,8 +131,9 @@ def summarize_run(
     last = min(len(losses), max(10, math.ceil(0.05 * len(losses))))
     # A run that overflowed and came back is not a result either.
     final = float(np.mean(losses[-last:])) if first_nonfinite is None else math.nan
-    chance = math.log(num_classes)
-    limit = min(1.1 * max(float(losses[0]), chance), 2 * chance)
+    limit = 1.1 * float(losses[0])
+    if chance_loss is not None:
+        limit = min(max(limit, 1.1 * chance_loss), 2 * chance_loss)
     finite_end = math.isfinite(valid_loss) and first_nonfinite is None
     steps, curve = bin_curve(losses)
     return CellResult(

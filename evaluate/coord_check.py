@@ -1,57 +1,66 @@
-"""Checks that activations change alike at every width; run as a module.
+"""Checks that activations change alike at every width, or depth; run as a module.
 
-Exit status 0: no layer's change grows with width; 1: one does; 2: bad input.
+    python -m evaluate.coord_check --task=transformer-d2-pystdlib --optimizer=mu_adam
+    python -m evaluate.coord_check --task=vit-d2-digits --optimizer=mulo --theta=random
+    python -m evaluate.coord_check --task=transformer-w64-a1-k16-pystdlib --depths=2,4,8
+
+Exit status 0: no layer's change grows with width (depth); 1: one does; 2: bad input.
 """
 
 import pathlib
-import sys
 
-from absl import app, flags, logging
+from absl import flags
 
 import mulo
-from evaluate import coord_report, coordinates, files
+from evaluate import command, coord_report, coordinates, files, optimizers
 
-_TASK = flags.DEFINE_string("task", "mlp-d3-digits", "Template; sp-… for SP.")
+_TASK = flags.DEFINE_string("task", "mlp-d3-digits", "Without width or depth.")
 _OPTIMIZER = flags.DEFINE_string("optimizer", "mulo", "As in evaluate/optimizers.py.")
-_THETA = flags.DEFINE_string("theta", None, "Theta of a learned optimizer.")
-_WIDTHS = flags.DEFINE_list("widths", "32,64,128,256,512,1024", "Widths.")
+_THETA = flags.DEFINE_string(
+    "theta", None, "Theta of a learned optimizer; random: one never meta-trained."
+)
+_WIDTHS = flags.DEFINE_list("widths", None, "Default: some that suit the kind.")
+_DEPTHS = flags.DEFINE_list("depths", None, "Likewise.")
 _STEPS = flags.DEFINE_integer("steps", 10, "Training steps.")
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Seeds, averaged over.")
 _RATE = flags.DEFINE_float("learning_rate", None, "Default: the optimizer's own.")
 _BATCH = flags.DEFINE_integer("batch_size", 64, "Examples per step.")
-_THRESHOLD = flags.DEFINE_float("threshold", 0.3, "Largest power of width that passes.")
+_THRESHOLD = flags.DEFINE_float("threshold", 0.3, "Largest power that passes.")
 _PNG = flags.DEFINE_string("png", "coord_check.png", "Plot; a .json lies beside it.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Of tensorflow-datasets.")
 
 
-def main(argv: list[str]) -> int:
+def main() -> int:
     """Run the check; return the exit status."""
-    logging.set_verbosity(logging.WARNING)  # JAX is chatty about devices.
-    if argv[1:]:
-        raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
-    try:
-        config = coordinates.CoordConfig(
-            task=_TASK.value,
-            optimizer=_OPTIMIZER.value,
-            widths=coord_report.parse_widths(_WIDTHS.value),
-            num_steps=_STEPS.value,
-            num_seeds=_SEEDS.value,
-            learning_rate=_RATE.value,
-            batch_size=_BATCH.value,
-            threshold=_THRESHOLD.value,
-            data_dir=_DATA_DIR.value,
-        )
-        pretrained = mulo.load(_THETA.value) if _THETA.value else None
-        result = coord_report.check_with_progress(config, pretrained)
-        png = files.write_bytes(_PNG.value, coord_report.png(result))
-        files.write_text(pathlib.Path(png).with_suffix(".json"), result.to_json())
-    except (ValueError, OSError) as error:
-        print(f"coord_check: {error}", file=sys.stderr)
-        return 2
+    png = pathlib.Path(_PNG.value)
+    if png.suffix != ".png":
+        raise ValueError(f"png must be a file called *.png, got {str(png)!r}.")
+    config = coordinates.CoordConfig(
+        task=_TASK.value,
+        optimizer=_OPTIMIZER.value,
+        widths=coord_report.parse_sizes("widths", _WIDTHS.value),
+        depths=coord_report.parse_sizes("depths", _DEPTHS.value),
+        num_steps=_STEPS.value,
+        num_seeds=_SEEDS.value,
+        learning_rate=_RATE.value,
+        batch_size=_BATCH.value,
+        threshold=_THRESHOLD.value,
+        data_dir=_DATA_DIR.value,
+    )
+    files.check_writable(png.parent)  # Now, not after minutes of training.
+    result = coord_report.check_with_progress(config, _pretrained())
+    files.write_bytes(png, coord_report.png(result))
+    files.write_text(png.with_suffix(".json"), result.to_json())
     print(coord_report.describe(result))
     print(f"plot: {png}")
     return 1 if result.growing else 0
 
 
+def _pretrained() -> mulo.Pretrained | None:
+    if _THETA.value == "random":
+        return optimizers.random_pretrained(_OPTIMIZER.value)
+    return mulo.load(_THETA.value) if _THETA.value else None
+
+
 if __name__ == "__main__":
-    app.run(main)
+    command.run("coord_check", main)

@@ -9,32 +9,39 @@ import mulo
 from evaluate import coordinates, style, tables
 
 
-def parse_widths(texts: Sequence[str]) -> tuple[int, ...]:
-    """Read widths from the command line.
+def parse_sizes(flag: str, texts: Sequence[str] | None) -> tuple[int, ...]:
+    """Read widths or depths from the command line; none where the flag is not given.
 
     Raises:
       ValueError: If one is not a whole number.
     """
-    for text in texts:
+    for text in texts or ():
         if not text.strip().isdecimal():
-            raise ValueError(f"widths must be whole numbers, like 32,64; got {text!r}.")
-    return tuple(int(text) for text in texts)
+            raise ValueError(f"{flag} must be whole numbers, like 32,64; got {text!r}.")
+    return tuple(int(text) for text in texts or ())
 
 
 def check_with_progress(
     config: coordinates.CoordConfig, pretrained: mulo.Pretrained | None
 ) -> coordinates.CoordResult:
-    """Run :func:`coordinates.check` with a bar over widths, silent off a terminal."""
+    """Run :func:`coordinates.check` with a bar over sizes, silent off a terminal."""
     with tqdm.tqdm(
-        total=len(set(config.widths)), disable=None, unit="width", desc="coord check"
+        total=len(config.sizes), disable=None, unit=config.axis, desc="coord check"
     ) as bar:
-        return coordinates.check(config, pretrained, lambda width: bar.update())
+        return coordinates.check(config, pretrained, lambda size: bar.update())
 
 
 def describe(result: coordinates.CoordResult) -> str:
     """Return the table of changes at the last step, the slopes and the verdict."""
     config = result.config
-    rows = [["layer", *[f"w{width}" for width in result.widths], "slope", "verdict"]]
+    rows = [
+        [
+            "layer",
+            *[f"{config.axis[0]}{size}" for size in config.sizes],
+            "slope",
+            "verdict",
+        ]
+    ]
     for i, layer in enumerate(result.layers):
         verdict = "ok"
         if layer in result.growing:
@@ -52,11 +59,12 @@ def describe(result: coordinates.CoordResult) -> str:
     if result.growing:
         outcome = (
             f"FAILED: the change of {', '.join(result.growing)} grows faster than "
-            f"width^{config.threshold:g}."
+            f"{config.axis}^{config.threshold:g}."
         )
     else:
         outcome = (
-            f"passed: no layer's change grows faster than width^{config.threshold:g}."
+            f"passed: no layer's change grows faster than {config.axis}^"
+            f"{config.threshold:g}."
         )
     return "\n".join(
         [
@@ -70,7 +78,7 @@ def describe(result: coordinates.CoordResult) -> str:
 
 
 def png(result: coordinates.CoordResult) -> bytes:
-    """Draw change against width, a panel per layer, a line per step measured."""
+    """Draw change against width or depth: a panel per layer, a line per step."""
     config = result.config
     count = len(result.layers)
     columns = min(4, count)
@@ -85,7 +93,7 @@ def png(result: coordinates.CoordResult) -> bytes:
         style.dress(
             axes,
             title=f"{layer}: slope {slope:+.2f}{'  GROWS' if bad else ''}",
-            xlabel="width",
+            xlabel=config.axis,
             ylabel="RMS of change" if i % columns == 0 else "",
             alarm=bad,
         )
@@ -94,7 +102,7 @@ def png(result: coordinates.CoordResult) -> bytes:
             change = result.changes[i, :, step - 1]
             change = np.where(np.isfinite(change) & (change > 0), change, np.nan)
             lines += axes.plot(
-                result.widths,
+                config.sizes,
                 change,
                 color=style.width_colour(j, len(steps)),
                 marker="o",
@@ -102,7 +110,7 @@ def png(result: coordinates.CoordResult) -> bytes:
                 linewidth=1.6,
             )
         axes.set_yscale("log", base=10)
-        style.width_axis(axes, result.widths)
+        style.size_axis(axes, config.sizes)
         axes.tick_params(axis="x", labelrotation=45)
     fig.suptitle(
         f"{config.optimizer} on {config.task}: "

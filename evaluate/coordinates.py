@@ -1,9 +1,20 @@
-"""The coordinate check: does an activation's change grow with width?
+"""The coordinate check: does an activation's change grow with width, or with depth?
 
 A few steps of training move every pre-activation x by some amount. Under a correct μ
 parametrization the typical size of a coordinate of x_t - x_0 does not depend on width;
 under a wrong one it grows like a power of width, in some layer. So: fit that power, per
 layer, and fail when it is above a threshold.
+
+The same against depth, at one width, asks whether residual branches are scaled right.
+With branches times ``depth ** -alpha``, steps of hidden weights must go like
+``depth ** (alpha - 1)`` under Adam and other rules whose step does not depend on the
+gradient's size: each of the ``depth`` branches then moves its stream by
+``depth ** -alpha * depth ** (alpha - 1)``, all of them by Θ(1). At ``alpha=1``
+(CompleteP) that is no correction at all, so those rules pass as they are. Gradients of
+branches shrink like ``depth ** -alpha``, though: plain gradient descent would need a
+larger step, and Adam's epsilon must stay below them.
+Layers are compared by their place, see :func:`name_at_any_depth`. The stream after the
+first block moves by one branch only, so that at ``alpha=1`` it shrinks, rightly.
 
 What it cannot see: a wrong weight-decay rule, or a learning rate that is bad at every
 width. Flat curves are necessary for transfer, not sufficient.
@@ -15,24 +26,21 @@ strong shrinking is reported as a warning.
 
 References:
   Yang et al., `Tensor Programs V <https://arxiv.org/abs/2203.03466>`_, 2022, App. D.1.
+  Dey et al., `CompleteP <https://arxiv.org/abs/2505.01618>`_, 2025, for depth.
 """
 
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, MutableMapping, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
 import mulo
 import tasks
-from evaluate import optimizers, statistics
-
-PROBE_EXAMPLES = 256
+from evaluate import coord_training, optimizers, statistics
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,36 +51,64 @@ class CoordConfig:
       ValueError: If a field breaks its rule; the message names it.
     """
 
-    task: str  # A template without a width; "sp-…" for the standard parametrization.
+    task: str  # A template, without a width or without a depth; "sp-…" for SP.
     optimizer: str
-    widths: tuple[int, ...] = (32, 64, 128, 256, 512, 1024)
+    widths: tuple[int, ...] = ()  # Default, without a width: the kind's own.
+    depths: tuple[int, ...] = ()  # Likewise without a depth.
     num_steps: int = 10
     num_seeds: int = 3
     learning_rate: float | None = None  # None: the optimizer's own for this check.
     batch_size: int = 64  # Examples.
-    threshold: float = 0.3  # Largest power of width that passes.
+    threshold: float = 0.3  # Largest power of width, or depth, that passes.
     data_dir: str | None = None
 
     def __post_init__(self):
         name = tasks.names.parse(self.task)
-        if name.width is not None:
+        if name.width is not None and name.depth is not None:
             raise ValueError(
-                "task must be a template without a width, like mlp-d3-digits; got "
-                f"{self.task!r}."
+                "task must be a template without a width, like mlp-d3-digits, or "
+                f"without a depth; got {self.task!r}."
             )
         optimizers.get(self.optimizer)
-        if len(set(self.widths)) < 2 or min(self.widths) < 2:
+        other = "depths" if self.axis == "width" else "widths"
+        if getattr(self, other):
             raise ValueError(
-                f"widths must be two or more different ones >= 2; got {self.widths}."
+                f"{other} need a template without a {other[:-1]}; got {self.task!r}."
+            )
+        if len(set(self.sizes)) < 2 or min(self.sizes) < 2:
+            raise ValueError(
+                f"{self.axis}s must be two or more different ones >= 2; got "
+                f"{self.sizes}."
             )
         for field in ("num_steps", "num_seeds", "batch_size"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} must be >= 1; got {getattr(self, field)}.")
+        for field in ("rate", "threshold"):
+            if not math.isfinite(getattr(self, field)):
+                raise ValueError(f"{field} must be finite; got {getattr(self, field)}.")
         if self.num_steps < 2:
             raise ValueError(
                 "num_steps must be >= 2, because a readout that starts at zero keeps "
                 f"hidden layers still at the first step; got {self.num_steps}."
             )
+
+    @property
+    def axis(self) -> str:
+        """What is varied: width or depth."""
+        return "width" if tasks.names.parse(self.task).width is None else "depth"
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The widths or depths, rising."""
+        given = self.widths or self.depths
+        kind = tasks.names.KINDS[tasks.names.parse(self.task).kind]
+        default = kind.widths if self.axis == "width" else kind.depths
+        return tuple(sorted(set(given or default)))
+
+    def task_name(self, size: int) -> str:
+        """Return the full name of the task of a width or depth."""
+        name = tasks.names.parse(self.task)
+        return str(name.at_width(size) if self.axis == "width" else name.at_depth(size))
 
     @property
     def rate(self) -> float:
@@ -84,24 +120,26 @@ class CoordConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CoordResult:
-    """How much each layer's pre-activations moved, and the fitted powers of width."""
+    """How much each layer's pre-activations moved, and the fitted powers of size.
+
+    Axis W is over the widths or depths, ``config.sizes``.
+    """
 
     config: CoordConfig
     layers: tuple[str, ...]
-    widths: tuple[int, ...]  # (W,), rising.
     changes: np.ndarray  # (layers, W, T). RMS of x_t - x_0 at t = 1 … T, all seeds.
-    slopes: np.ndarray  # (layers, T). Power of width at each step; inf: not finite.
+    slopes: np.ndarray  # (layers, T). Power of the size at each step; inf: not finite.
     verdicts: np.ndarray  # (layers,). Mean slope of the later half of the steps.
 
     @property
     def growing(self) -> tuple[str, ...]:
-        """Layers whose change grows faster with width than the threshold allows."""
+        """Layers whose change grows faster with size than the threshold allows."""
         over = self.verdicts > self.config.threshold
         return tuple(layer for layer, bad in zip(self.layers, over, strict=True) if bad)
 
     @property
     def shrinking(self) -> tuple[str, ...]:
-        """Layers whose change shrinks with width by more than the threshold."""
+        """Layers whose change shrinks with size by more than the threshold."""
         under = self.verdicts < -self.config.threshold
         return tuple(
             layer for layer, bad in zip(self.layers, under, strict=True) if bad
@@ -122,10 +160,11 @@ class CoordResult:
             "growing": self.growing,
             "shrinking": self.shrinking,
             "layers": self.layers,
-            "widths": self.widths,
+            "axis": self.config.axis,
+            "sizes": self.config.sizes,
             "slope_by_layer": dict(zip(self.layers, plain(self.verdicts), strict=True)),
             "slopes_by_layer_step": plain(self.slopes),
-            "changes_by_layer_width_step": plain(self.changes),
+            "changes_by_layer_size_step": plain(self.changes),
         }
         return json.dumps(values, indent=1, allow_nan=False) + "\n"
 
@@ -133,65 +172,105 @@ class CoordResult:
 def check(
     config: CoordConfig,
     pretrained: mulo.Pretrained | None = None,
-    on_width: Callable[[int], object] = lambda width: None,
+    on_size: Callable[[int], object] = lambda size: None,
+    models: MutableMapping[str, coord_training.Model] | None = None,
 ) -> CoordResult:
-    """Train at every width on the same data and fit how activations' changes scale.
+    """Train at every size on the same data and fit how activations' changes scale.
 
     Args:
       config: What to check. The optimizer gets the task's own μP tree, so an ``sp-``
         task checks the standard parametrization.
       pretrained: The theta of a learned optimizer.
-      on_width: Called after each width.
+      on_size: Called after each width or depth.
+      models: Compiled models by task name, to use and to add to; for checks of several
+        optimizers with the same data and batch size.
 
     Raises:
-      ValueError: If the optimizer needs a theta, or nothing moved at some width (a
+      ValueError: If the optimizer needs a theta, or nothing moved at some size (a
         check of that says nothing).
     """
-    widths = tuple(sorted(set(config.widths)))
-    layers: tuple[str, ...] = ()
-    by_width = []
-    for width in widths:
-        name = tasks.names.parse(config.task).at_width(width)
-        task = tasks.get(
-            str(name), batch_size=config.batch_size, data_dir=config.data_dir
+    by_size = []
+    for size in config.sizes:
+        model = _model(config, size, {} if models is None else models)
+        transform = optimizers.build(
+            config.optimizer,
+            config.rate,
+            scalings=model.task.scalings(),
+            pretrained=pretrained,
+            num_steps=config.num_steps,
         )
-        changes = _train(config, task, pretrained)
-        layers = tuple(changes)
-        by_width.append(np.stack([np.asarray(changes[layer]) for layer in layers]))
-        if not np.any(by_width[-1]):
+        found = coord_training.changes(
+            model, transform, num_steps=config.num_steps, num_seeds=config.num_seeds
+        )
+        if not any(change.any() for change in found.values()):
             raise ValueError(
                 f"nothing moved in {config.num_steps} steps of {config.optimizer} at "
-                f"width {width}; raise --learning_rate (now {config.rate:g}) or "
+                f"{config.axis} {size}; raise --learning_rate (now {config.rate:g}) or "
                 "--steps."
             )
-        on_width(width)
-    changes = np.stack(by_width, axis=1).astype(np.float64)
-    slopes = fit_slopes(widths, changes)
+        if config.axis == "depth":
+            found = {
+                name: found[layer]
+                for layer in found
+                if (name := name_at_any_depth(layer, size)) is not None
+            }
+        by_size.append(found)
+        on_size(size)
+    layers = tuple(by_size[0])
+    changes = np.array([[found[layer] for found in by_size] for layer in layers])
+    slopes = fit_slopes(config.sizes, changes)
     later = slopes[:, config.num_steps // 2 :]
     return CoordResult(
         config=config,
         layers=layers,
-        widths=widths,
         changes=changes,
         slopes=slopes,
         verdicts=np.mean(later, axis=1),
     )
 
 
-def fit_slopes(widths: Sequence[int], changes: np.ndarray) -> np.ndarray:
-    """Fit change = c * width ** slope by least squares on logarithms.
+def name_at_any_depth(layer: str, depth: int) -> str | None:
+    """Name a layer by its place in the network, whatever the network's depth.
+
+    >>> name_at_any_depth("block_4/query", 8)
+    'middle_block/query'
+
+    Layers inside a block are compared in the first and in the middle one: half of all
+    branches have been added before it at any even depth, whereas before the last one
+    that part, 1 - 1/depth, grows.
 
     Args:
-      widths: shape=(W,), at least two different ones.
+      layer: Its name in the network. A number at the end of its first part is the
+        place in a series of ``depth``.
+      depth: Of the network.
+
+    Returns:
+      The name with ``first_`` or ``middle_`` (inside a block), ``first_`` or ``last_``
+      (else) instead of the number; as it is without one; None at other places.
+    """
+    series, slash, rest = layer.partition("/")
+    match = re.fullmatch(r"(.+)_(\d+)", series)
+    if match is None:
+        return layer
+    other = {depth // 2: "middle"} if slash else {depth - 1: "last"}
+    place = ({0: "first"} | other).get(int(match[2]))
+    return None if place is None else f"{place}_{match[1]}{slash}{rest}"
+
+
+def fit_slopes(sizes: Sequence[int], changes: np.ndarray) -> np.ndarray:
+    """Fit change = c * size ** slope by least squares on logarithms.
+
+    Args:
+      sizes: shape=(W,), widths or depths, at least two different ones.
       changes: shape=(layers, W, T), >= 0.
 
     Returns:
       shape=(layers, T). Infinite where a change is not finite; 0 where a layer stood
-      still at every width; where it stood still at some, those widths are left out.
+      still at every size; where it stood still at some, those sizes are left out.
     """
     layers, _, steps = changes.shape
     slopes = np.zeros((layers, steps))
-    log_widths = np.log2(np.asarray(widths, np.float64))
+    log_sizes = np.log2(np.asarray(sizes, np.float64))
     for layer in range(layers):
         for step in range(steps):
             change = changes[layer, :, step]
@@ -200,56 +279,18 @@ def fit_slopes(widths: Sequence[int], changes: np.ndarray) -> np.ndarray:
                 slopes[layer, step] = math.inf
             elif moved.sum() >= 2:
                 slopes[layer, step] = statistics.slope(
-                    log_widths[moved].tolist(), np.log2(change[moved]).tolist()
+                    log_sizes[moved].tolist(), np.log2(change[moved]).tolist()
                 )
     return slopes
 
 
-def _train(
-    config: CoordConfig, task: tasks.Task, pretrained: mulo.Pretrained | None
-) -> dict[str, jax.Array]:
-    """Return the RMS of x_t - x_0 over seeds and examples, by layer, each (T,)."""
-    transform = optimizers.build(
-        config.optimizer,
-        config.rate,
-        scalings=task.scalings(),
-        pretrained=pretrained,
-        num_steps=config.num_steps,
-    )
-
-    order: list[str] = []
-
-    def run(seed: jax.Array, arrays: Any) -> dict[str, jax.Array]:
-        init_key, probe_key, data_key, loss_key = jax.random.split(
-            jax.random.key(seed), 4
-        )
-        params = task.init(init_key)
-        probe = task.dataset.sample(arrays, probe_key, PROBE_EXAMPLES)["inputs"]
-        before = task.activations(params, probe)
-        order[:] = before  # jit sorts dictionaries; the network's order is shown.
-
-        def step(carry, count):
-            params, state = carry
-            batch = task.dataset.sample(
-                arrays, jax.random.fold_in(data_key, count), task.batch_size
-            )
-            loss, grads = jax.value_and_grad(task.loss)(
-                params, jax.random.fold_in(loss_key, count), batch
-            )
-            updates, state = transform.update(grads, state, params, value=loss)
-            params = optax.apply_updates(params, updates)
-            after = task.activations(params, probe)
-            squares = jax.tree.map(
-                lambda x, x0: jnp.mean(jnp.square(x - x0)), after, before
-            )
-            return (params, state), squares
-
-        carry = params, transform.init(params)
-        return jax.lax.scan(step, carry, jnp.arange(config.num_steps))[1]
-
-    arrays = jax.device_put(dict(task.dataset.arrays("train")))
-    # One seed after the other: memory stays that of one network.
-    squares = jax.jit(
-        lambda seeds, arrays: jax.lax.map(lambda seed: run(seed, arrays), seeds)
-    )(jnp.arange(config.num_seeds), arrays)
-    return {layer: jnp.sqrt(jnp.mean(squares[layer], axis=0)) for layer in order}
+def _model(
+    config: CoordConfig,
+    size: int,
+    models: MutableMapping[str, coord_training.Model],
+) -> coord_training.Model:
+    name = config.task_name(size)
+    if name not in models:
+        task = tasks.get(name, batch_size=config.batch_size, data_dir=config.data_dir)
+        models[name] = coord_training.Model(task)
+    return models[name]

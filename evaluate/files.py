@@ -43,6 +43,13 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> pathlib.Path:
     return path
 
 
+def check_writable(folder: pathlib.Path) -> None:
+    """Create a folder and raise OSError unless files can be written there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+
+
 def write_text(path: str | os.PathLike[str], content: str) -> pathlib.Path:
     """Write ``content`` as UTF-8; otherwise as :func:`write_bytes`."""
     return write_bytes(path, content.encode())

@@ -205,7 +205,7 @@ def build(
     if spec.learned and pretrained is None:
         raise ValueError(
             f"optimizer {name!r} needs a theta; give --theta (or --sp_theta for the "
-            "standard parametrization)"
+            "standard parametrization); in the coordinate check, --theta=random will do"
         )
     transform = spec.make(
         learning_rate,

@@ -9,6 +9,7 @@ from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+import tasks
 from evaluate import cells as cells_lib
 from evaluate import optimizers, style, summary, sweep
 
@@ -50,7 +51,7 @@ def final_loss(config: sweep.SweepConfig, chosen: Sequence[summary.Entry]) -> Fi
         ),
         strict=True,
     ):
-        style.dress(axes, title=title, xlabel="width", ylabel="loss (nats per example)")
+        style.dress(axes, title=title, xlabel="width", ylabel=_loss(config))
         visible = []
         for label, entries in _by_label(chosen).items():
             found = [(e, summary.interval(config, e, field)) for e in entries]
@@ -68,7 +69,7 @@ def final_loss(config: sweep.SweepConfig, chosen: Sequence[summary.Entry]) -> Fi
                 widths, low, high, color=look["color"], alpha=0.15, linewidth=0
             )
         style.loss_axis(axes, visible)
-        style.width_axis(axes, sorted(config.widths))
+        style.size_axis(axes, sorted(config.widths))
         _mark_diverged(axes, chosen)
     handles, labels = panels[0].get_legend_handles_labels()
     _legend(fig, handles, labels)
@@ -89,7 +90,7 @@ def curves(config: sweep.SweepConfig, chosen: Sequence[summary.Entry]) -> Figure
             axes,
             title=f"width {width}",
             xlabel="step",
-            ylabel="training loss (nats per example)",
+            ylabel=f"training {_loss(config)}",
         )
         visible = []
         for entry in group:
@@ -185,8 +186,13 @@ def tuning(
     return fig
 
 
+def _loss(config: sweep.SweepConfig) -> str:
+    kind = tasks.names.KINDS[tasks.names.parse(config.task).kind]
+    return f"loss ({kind.loss_unit})"
+
+
 def _look(entry: summary.Entry) -> dict:
-    colour, marker = style.LOOKS.get(entry.optimizer, ("#666666", "P"))
+    colour, marker = style.LOOKS.get(entry.optimizer, ("#666666", "*"))
     return {
         "color": colour,
         "marker": marker,

@@ -17,6 +17,7 @@ LOOKS = {
     "mulo": ("#0072B2", "o"),
     "small_fc": ("#CC79A7", "X"),
     "mu_adam": ("#D55E00", "s"),
+    "mu_sgd": ("#000000", "P"),
     "adamw": ("#009E73", "^"),
     "adam": ("#56B4E9", "v"),
     "sgd": ("#E69F00", "D"),
@@ -63,10 +64,10 @@ def dress(
         axes.spines[side].set_color("#999999")
 
 
-def width_axis(axes: Axes, widths: Sequence[int]) -> None:
-    """Make x logarithmic, with a tick at every width that was run."""
+def size_axis(axes: Axes, sizes: Sequence[int]) -> None:
+    """Make x logarithmic, with a tick at every width or depth that was run."""
     axes.set_xscale("log", base=2)
-    axes.set_xticks(list(widths), [str(width) for width in widths])
+    axes.set_xticks(list(sizes), [str(size) for size in sizes])
     axes.minorticks_off()
 
 

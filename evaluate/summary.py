@@ -171,9 +171,12 @@ def is_subject(config: sweep.SweepConfig, entry: Entry) -> bool:
 def interval(
     config: sweep.SweepConfig, entry: Entry, field: str
 ) -> statistics.Interval | None:
-    """Return the statistic of a result's field, None when every seed diverged."""
+    """Return the statistic of a result's field.
+
+    None when every seed diverged, or the task has no such thing (accuracy).
+    """
     scores = entry.scores(field)
-    if not len(scores):
+    if not len(scores) or np.isnan(scores).all():
         return None
     return statistics.bootstrap_interval(scores, **_bootstrap(config))
 

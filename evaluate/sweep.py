@@ -38,6 +38,7 @@ class SweepConfig:
     horizon_steps: int
     batch_examples: int
     data_dir: str
+    data_budget_bytes: int
     lanes: int
     bootstrap_samples: int
     confidence_frac: float
@@ -52,6 +53,28 @@ class SweepConfig:
             for name, grid in values["learning_rates"].items()
         }
         return cls(**values)
+
+    @classmethod
+    def for_one(
+        cls,
+        *,
+        optimizer: str,
+        learning_rates: tuple[float, ...],
+        **values: Any,
+    ) -> "SweepConfig":
+        """Build a sweep of one optimizer; what concerns several gets its default."""
+        return cls(
+            optimizers=(optimizer,),
+            learning_rates={optimizer: learning_rates},
+            untuned_learning_rates={},
+            hyper={},
+            data_budget_bytes=tasks.data.DATA_BUDGET_BYTES,
+            lanes=0,
+            bootstrap_samples=1,
+            confidence_frac=0.95,
+            bootstrap_seed=0,
+            **values,
+        )
 
     def __post_init__(self):
         name = tasks.names.parse(self.task)
@@ -122,10 +145,13 @@ def plan(
     Raises:
       ValueError: If a learned optimizer has no theta, or the data is unknown.
     """
-    dataset = tasks.data.load(
-        tasks.names.parse(config.task).data, data_dir=config.data_dir or None
-    )
-    sizes = {s: len(dataset.arrays(s)["labels"]) for s in ("train", "valid")}
+    first = config.task_name(config.optimizers[0], config.widths[0])
+    dataset = tasks.get(
+        first,
+        data_dir=config.data_dir or None,
+        data_budget_bytes=config.data_budget_bytes,
+    ).dataset
+    sizes = {s: dataset.num_examples(dataset.arrays(s)) for s in ("train", "valid")}
     fingerprints = {}
     for name in config.optimizers:
         if optimizers.get(name).learned:
@@ -190,7 +216,7 @@ def run(
     groups = [
         (program, list(group))
         for program, group in itertools.groupby(
-            sorted(missing, key=lambda c: (_width(c), c)), key=lambda c: c.program
+            sorted(missing, key=lambda c: (width_of(c), c)), key=lambda c: c.program
         )
     ]
     lanes_limit = config.lanes or (
@@ -201,6 +227,7 @@ def run(
             name,
             batch_size=config.batch_examples,
             data_dir=config.data_dir or None,
+            data_budget_bytes=config.data_budget_bytes,
         )
         for name in {program.task for program, _ in groups}
     }
@@ -262,7 +289,7 @@ def _run_lanes(
             outcome.losses[i],
             valid_loss=float(outcome.valid_loss[i]),
             valid_accuracy=float(outcome.valid_accuracy[i]),
-            num_classes=trainer.task.dataset.num_classes,
+            chance_loss=trainer.task.chance_loss,
             secs_per_step=outcome.secs_per_step,
             lanes=trainer.lanes,
         )
@@ -280,7 +307,8 @@ def _bar(total: float) -> Any:
     )
 
 
-def _width(cell: cells_lib.Cell) -> int:
+def width_of(cell: cells_lib.Cell) -> int:
+    """Return the width of the task that a cell trains."""
     return tasks.names.parse(cell.program.task).width or 0
 
 
@@ -289,5 +317,6 @@ def _step_cost(program: cells_lib.Program, task: tasks.Task) -> float:
     shapes = jax.eval_shape(task.init, jax.random.key(0))
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
     learned = optimizers.get(program.optimizer).learned
-    per_parameter = (60e-9 if learned else 6e-9) + 6 * program.batch_size / 3e10
+    positions = program.batch_size * task.positions
+    per_parameter = (60e-9 if learned else 6e-9) + 6 * positions / 3e10
     return float(np.float64(1e-4 + count * per_parameter))

@@ -23,7 +23,7 @@ import tasks
 from evaluate import optimizers
 
 _CHUNK_SECS = 0.3  # Aimed-at time between two reports.
-_METRICS_BATCH = 1000  # Validation examples per forward pass.
+_METRICS_POSITIONS = 1000  # Images, or tokens, per forward pass over a split.
 
 # Called as on_chunk(steps done in this run, mean over lanes of the latest loss).
 OnChunk = Callable[[int, float], None]
@@ -33,7 +33,7 @@ OnChunk = Callable[[int, float], None]
 class Data:
     """Splits of a data set on the device, shared by every program of a sweep."""
 
-    train: Mapping[str, jax.Array]  # As `Dataset.arrays`: inputs and labels.
+    train: Mapping[str, jax.Array]  # As `Dataset.arrays`.
     valid: Mapping[str, jax.Array]
 
     @classmethod
@@ -47,11 +47,11 @@ class Data:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What a run of L lanes gave. Losses are nats per example."""
+    """What a run of L lanes gave. Losses are the task's."""
 
     losses: np.ndarray  # (L, T), float32. Before each update; NaN where not run.
     valid_loss: np.ndarray  # (L,), float32.
-    valid_accuracy: np.ndarray  # (L,), float32.
+    valid_accuracy: np.ndarray  # (L,), float32. NaN where it means nothing.
     secs_per_step: float  # Wall clock of one step of all lanes, shared out over them.
 
 
@@ -134,9 +134,7 @@ class TrainingProgram:
             return transform(learning_rate).init(params)
 
         def step(count, params, state, learning_rate, data_key, loss_key, arrays):
-            batch = task.dataset.sample(
-                arrays, jax.random.fold_in(data_key, count), task.batch_size
-            )
+            batch = task.sample(arrays, jax.random.fold_in(data_key, count))
             loss, grads = jax.value_and_grad(task.loss)(
                 params, jax.random.fold_in(loss_key, count), batch
             )
@@ -237,7 +235,9 @@ class TrainingProgram:
         return Outcome(
             losses=np.asarray(carry[3])[:count],
             valid_loss=np.asarray(metrics["loss"])[:count],
-            valid_accuracy=np.asarray(metrics["accuracy"])[:count],
+            valid_accuracy=np.asarray(
+                metrics.get("accuracy", jnp.full((self.lanes,), jnp.nan))
+            )[:count],
             secs_per_step=secs_per_step,
         )
 
@@ -255,27 +255,22 @@ def split_metrics(
     Returns:
       The metrics' means, each shape=(), float32.
     """
-    total = arrays["labels"].shape[0]
-    blocks, rest = divmod(total, _METRICS_BATCH)
+    total = task.dataset.num_examples(arrays)
+    size = max(1, _METRICS_POSITIONS // task.positions)
+    blocks, rest = divmod(total, size)
 
-    def block_metrics(block):
-        return task.metrics(params, task.dataset.normalize(block))
+    def block_metrics(index):
+        return task.metrics(params, task.dataset.examples(arrays, index))
 
     parts = []
     if blocks:
-        full = jax.tree.map(
-            lambda x: x[: blocks * _METRICS_BATCH].reshape(
-                blocks, _METRICS_BATCH, *x.shape[1:]
-            ),
-            dict(arrays),
-        )
+        index = jnp.arange(blocks * size).reshape(blocks, size)
         means = jax.tree.map(
-            lambda x: jnp.mean(x, axis=0), jax.lax.map(block_metrics, full)
+            lambda x: jnp.mean(x, axis=0), jax.lax.map(block_metrics, index)
         )
         parts.append((means, (total - rest) / total))
     if rest:
-        tail = jax.tree.map(lambda x: x[total - rest :], dict(arrays))
-        parts.append((block_metrics(tail), rest / total))
+        parts.append((block_metrics(jnp.arange(total - rest, total)), rest / total))
     return jax.tree.map(
         lambda *xs: sum(x * weight for x, (_, weight) in zip(xs, parts, strict=True)),
         *(means for means, _ in parts),

@@ -31,6 +31,7 @@ def main(argv) -> None:
     directory = pathlib.Path(_WORKDIR.value)
     try:
         run_config = setup.run_config(config)
+        config = setup.resolve(config)
         trainer = setup.build(config)
         workdir.claim(directory, config)
         writers: list[reporting.Writer] = []

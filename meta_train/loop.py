@@ -103,10 +103,7 @@ class MetaTrainer:
         self.inner_steps *= len(inners)  # Per meta-step.
         self._arrays = [
             jax.device_put(
-                {
-                    k: np.asarray(v)
-                    for k, v in inner.task.dataset.arrays("train").items()
-                },
+                {k: np.asarray(v) for k, v in inner.family.arrays("train").items()},
                 self.estimators[0].replicated,
             )
             for inner in inners
@@ -174,7 +171,7 @@ class MetaTrainer:
                 "theta_norm": optax.tree.norm(theta),
             }
             for estimator, family in zip(self.estimators, families, strict=True):
-                name = estimator.inner.task.name
+                name = estimator.inner.family.task.name
                 for field in dataclasses.fields(family):
                     metrics[f"{name}/{field.name}"] = getattr(family, field.name)
             return theta, opt_state, meta_step + 1, metrics
@@ -258,7 +255,7 @@ def run(
 
 def _check_finite(trainer, values, step, seed):
     """Raise FloatingPointError, naming step, task and seed, when training is lost."""
-    names = [estimator.inner.task.name for estimator in trainer.estimators]
+    names = [estimator.inner.family.task.name for estimator in trainer.estimators]
     help_ = (
         "Go on from the last checkpoint, if there is one, in another workdir "
         "(init_theta) with a lower meta_optimizer.peak_lr, rule.step_mult or a finite "

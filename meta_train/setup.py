@@ -14,6 +14,7 @@ import jax
 import mulo
 import tasks
 from meta_train import loop, meta_optimizer, pes, unroll
+from tasks import augmentation, suites
 
 
 def build(config: Mapping[str, Any]) -> loop.MetaTrainer:
@@ -35,20 +36,32 @@ def build(config: Mapping[str, Any]) -> loop.MetaTrainer:
                 f"the config's rule is {rule}: make config.rule the same."
             )
         init_theta = pretrained.theta
-    if len(set(config["tasks"])) < len(config["tasks"]):
-        raise ValueError(f"tasks must be distinct, got {config['tasks']}.")
+    names = task_names(config)
+    augment = augmentation.AugmentConfig(**config["augment"])
     inners = [
         unroll.Inner(
             rule=rule,
-            task=tasks.get(
-                name,
-                batch_size=config["batch_examples"],
-                data_dir=config["data_dir"] or None,
+            family=augmentation.family(
+                tasks.get(
+                    name,
+                    batch_size=config["batch_examples"],
+                    data_dir=config["data_dir"] or None,
+                    data_budget_bytes=config["data_budget_bytes"],
+                ),
+                augment,
             ),
             loss_ceiling=config["loss_ceiling"],
         )
-        for name in config["tasks"]
+        for name in names
     ]
+    for inner in inners:
+        chance = inner.family.task.chance_loss
+        if chance is not None and chance >= config["loss_ceiling"]:
+            raise ValueError(
+                f"loss_ceiling must exceed {chance:.3g} nats, the loss of guessing in "
+                f"{inner.family.task.name!r}, or no early loss tells anything; got "
+                f"{config['loss_ceiling']}."
+            )
     return loop.MetaTrainer(
         rule=rule,
         inners=inners,
@@ -61,8 +74,44 @@ def build(config: Mapping[str, Any]) -> loop.MetaTrainer:
     )
 
 
+def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Write out what a config leaves to the machine, before a workdir is claimed.
+
+    A run goes on with the tasks it began with: if a suite means others by now, because
+    data came or went, the workdir says so instead of mixing them.
+
+    Args:
+      config: As for :func:`build`.
+
+    Returns:
+      The config with ``tasks`` as :func:`task_names` gives them.
+
+    Raises:
+      ValueError: As :func:`task_names`.
+    """
+    return {**config, "tasks": tuple(task_names(config))}
+
+
+def task_names(config: Mapping[str, Any]) -> list[str]:
+    """Names of the tasks a config trains on, with mixtures and suites written out.
+
+    Raises:
+      ValueError: If one is malformed or given twice, or a suite's data are missing.
+    """
+    names = [
+        name
+        for entry in config["tasks"]
+        for name in suites.expand(entry, config["data_dir"] or None)
+    ]
+    if len(set(names)) < len(names):
+        raise ValueError(
+            f"tasks must be distinct, got {config['tasks']}, that is {names}."
+        )
+    return names
+
+
 def card(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Facts about a run for theta's card."""
+    """Facts about a run for theta's card; the config is one of :func:`resolve`."""
     devices = jax.devices()
     return {
         "meta_training": dict(config),

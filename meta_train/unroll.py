@@ -13,6 +13,8 @@ import optax
 import mulo
 import tasks
 
+_TASK_KEY = 1  # Folded into a run's key to draw its task.
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -21,21 +23,22 @@ class InnerState:
 
     params: optax.Params
     opt_state: Any
+    task_params: Any  # Which member of the family it trains.
 
 
 @dataclasses.dataclass(frozen=True)
 class Inner:
-    """A task trained by a rule; pure functions of theta, made for vmap.
+    """Tasks of a family trained by a rule; pure functions of theta, made for vmap.
 
     Attributes:
       rule: Architecture of the learned optimizer.
-      task: What it trains; its ``scalings()`` decide between μP and SP.
+      family: What it trains; the ``scalings()`` of its tasks decide between μP and SP.
       loss_ceiling: Per-step losses enter the meta-loss no higher than this (nats),
         non-finite ones as this: one run away must not drown all others.
     """
 
     rule: mulo.SmallFC
-    task: tasks.Task
+    family: tasks.TaskFamily
     loss_ceiling: float
 
     def __post_init__(self):
@@ -44,9 +47,10 @@ class Inner:
             raise ValueError(f"loss_ceiling must be > 0 nats, got {self.loss_ceiling}.")
 
     def init(self, theta: Any, key: jax.Array) -> InnerState:
-        """Start a training run from new parameters."""
-        params = self.task.init(key)
-        return InnerState(params, self._transform(theta).init(params))
+        """Start a training run from new parameters, of a newly drawn task."""
+        task_params = self.family.sample(jax.random.fold_in(key, _TASK_KEY))
+        params = self.family.at(task_params).init(key)
+        return InnerState(params, self._transform(theta).init(params), task_params)
 
     def unroll(
         self,
@@ -62,7 +66,7 @@ class Inner:
           theta: Meta-parameters.
           state: Where to go on from.
           key: Decides the batches.
-          arrays: The train split.
+          arrays: The train split, as the family's ``arrays`` gives it.
           num_steps: S, static.
 
         Returns:
@@ -70,29 +74,29 @@ class Inner:
           (S,), float32, nats, below the ceiling.
         """
         transform = self._transform(theta)
+        task = self.family.at(state.task_params)
 
         def step(state, key):
             data_key, loss_key = jax.random.split(key)
-            batch = self.task.sample(arrays, data_key)
-            loss, grads = jax.value_and_grad(self.task.loss)(
-                state.params, loss_key, batch
-            )
+            batch = task.sample(arrays, data_key)
+            loss, grads = jax.value_and_grad(task.loss)(state.params, loss_key, batch)
             updates, opt_state = transform.update(
                 grads, state.opt_state, state.params, value=loss
             )
             params = optax.apply_updates(state.params, updates)
             loss = jnp.where(jnp.isfinite(loss), loss, self.loss_ceiling)
-            return InnerState(params, opt_state), jnp.minimum(loss, self.loss_ceiling)
+            state = InnerState(params, opt_state, state.task_params)
+            return state, jnp.minimum(loss, self.loss_ceiling)
 
         return jax.lax.scan(step, state, jax.random.split(key, num_steps))
 
     def num_params(self) -> int:
-        """Number of the task's parameters."""
-        shapes = jax.eval_shape(self.task.init, jax.random.key(0))
+        """Number of a task's parameters."""
+        shapes = jax.eval_shape(self.family.task.init, jax.random.key(0))
         return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
     def _transform(self, theta):
-        return self.rule.transform(theta, mup=self.task.scalings())
+        return self.rule.transform(theta, mup=self.family.task.scalings())
 
 
 def is_finite(params: optax.Params) -> jax.Array:

@@ -19,6 +19,7 @@ from mulo._optax_rules import schedule_free_adamw as schedule_free_adamw
 from mulo._optax_rules import sgd as sgd
 from mulo._shampoo import scale_by_shampoo as scale_by_shampoo
 from mulo._shampoo import shampoo as shampoo
+from mulo._mu_sgd import mu_sgd as mu_sgd
 from mulo._small_fc import SmallFC as SmallFC
 from mulo._soap import scale_by_soap as scale_by_soap
 from mulo._soap import soap as soap

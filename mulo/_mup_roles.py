@@ -22,6 +22,10 @@ ROLES: tuple[str, ...] = get_args(Role)
 # such as "b" are left out: people call matrices that.
 _OUTPUT_SIDE_NAMES = ("bias", "scale")
 
+# flax's projections to heads: kernels (in, heads, head_dim), output side (heads,
+# head_dim) whichever of the two grows.
+_HEAD_PROJECTIONS = ("query", "key", "value")
+
 
 @dataclasses.dataclass(frozen=True)
 class Scaling:
@@ -68,7 +72,11 @@ def infer(
     that leaves a choice (``(d, heads, head_dim)`` with infinite ``head_dim``), the
     split that makes both sides equal is taken, and without one there is an error. One
     infinite axis followed by exactly one finite axis is a readout. Leaves called
-    ``bias`` or ``scale`` lie on the output side whole.
+    ``bias`` or ``scale`` lie on the output side whole; of ``query``, ``key`` and
+    ``value`` kernels with three axes, the last two do.
+
+    Layers stacked in one leaf (``nn.scan``: ``(layers, in, out)``) cannot be told from
+    a convolution: give them an override with ``copies``.
 
     Args:
       narrow: Arrays or ``jax.ShapeDtypeStruct`` of the model at some other width;
@@ -121,6 +129,9 @@ def _infer_leaf(
     if name.removesuffix("/value").rpartition("/")[2] in _OUTPUT_SIDE_NAMES:
         return Scaling("input", 1, math.prod(shape), finite)
     last = len(shape) - 1
+    if _projects_to_heads(name, shape) and not finite:
+        role = "input" if infinite[0] > 0 else "output" if infinite == [0] else "hidden"
+        return _cut(role, shape, 1)
     if finite or infinite == [last]:
         return _cut("input", shape, max(last, 0), finite)
     if len(infinite) == 1:
@@ -139,6 +150,11 @@ def _infer_leaf(
                 name, narrow, shape, "its sides can be cut in several ways"
             )
     return _cut("hidden", shape, cuts[0])
+
+
+def _projects_to_heads(name: str, shape: tuple[int, ...]) -> bool:
+    *_, module, leaf = ("", *name.removesuffix("/value").split("/"))
+    return len(shape) == 3 and leaf == "kernel" and module in _HEAD_PROJECTIONS
 
 
 def _overridden(
@@ -171,8 +187,10 @@ def _ambiguous(
     return ValueError(
         f"The μP role of {label(name)} is ambiguous: {narrow} in the narrow model, "
         f"{shape} in the target, and of the axes that differ, {why}. Say what it is: "
-        f'overrides={{"{name}": "input" | "hidden" | "output"}}, or a '
-        "mulo.mup.Scaling(role, fan_in, fan_out)."
+        f'overrides={{"{name}": mulo.mup.Scaling(role, fan_in, fan_out)}}, where '
+        "fan_in × fan_out × copies is the number of entries (a fused query, key and "
+        "value is 3 copies); a role alone will do where the last axis is the output "
+        "side."
     )
 
 

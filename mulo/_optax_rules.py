@@ -16,6 +16,7 @@ import optax
 
 from mulo import _mu_adam
 from mulo._mu_adam import WeightDecayRule, check_weight_decay_rule, scale_by_mup
+from mulo._mu_sgd import mu_sgd
 
 
 def sgd(
@@ -26,25 +27,14 @@ def sgd(
     momentum: jax.typing.ArrayLike = 0.0,
     nesterov: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
-    """SGD, with momentum if it is given.
-
-    Args:
-      learning_rate: Parameter over gradient units at ``base_width``; float or schedule.
-      mup: Tree of :class:`mulo.mup.Scaling` from ``mulo.mup.infer``; None for the
-        standard parametrization, i.e. ``optax.sgd``.
-      base_width: The width at which a weight steps by the whole learning rate.
-      momentum: Decay per step of the sum of past gradients; 0 keeps no such sum.
-      nesterov: Whether momentum is Nesterov's.
-
-    Returns:
-      A transformation that takes ``value=`` and ignores unknown keyword arguments.
-
-    Raises:
-      ValueError: As :func:`mulo.scale_by_mup`, like all of this module.
-    """
-    none = isinstance(momentum, int | float) and momentum == 0
-    trace = [] if none else [optax.trace(momentum, nesterov)]
-    return chain(*trace, *finish(learning_rate, mup, base_width, "sgd"))
+    """SGD, with momentum if it is given; :func:`mulo.mu_sgd` with defaults."""
+    return mu_sgd(
+        learning_rate,
+        mup=mup,
+        base_width=base_width,
+        momentum=momentum,
+        nesterov=nesterov,
+    )
 
 
 def adam(
@@ -104,7 +94,8 @@ def nadamw(
 
     Args:
       learning_rate: Parameter units per step at ``base_width``; float or schedule.
-      mup: As in :func:`sgd`; None is ``optax.nadamw``.
+      mup: Tree of :class:`mulo.mup.Scaling` from ``mulo.mup.infer``; None for the
+        standard parametrization, i.e. ``optax.nadamw``.
       base_width: Fan-in at which a hidden weight steps by the whole learning rate.
       b1: Decay of the first moment per step.
       b2: Decay of the second moment per step.
@@ -114,7 +105,10 @@ def nadamw(
       mask: Which leaves decay: a tree of bools or a function of the parameters.
 
     Returns:
-      As :func:`sgd`.
+      A transformation that takes ``value=`` and ignores unknown keyword arguments.
+
+    Raises:
+      ValueError: As :func:`mulo.scale_by_mup`, like all of this module.
     """
     return chain(
         optax.scale_by_adam(b1, b2, eps, nesterov=True),
@@ -145,7 +139,7 @@ def lion(
 
     Args:
       learning_rate: As in :func:`nadamw`.
-      mup: As in :func:`sgd`; None is ``optax.lion``.
+      mup: As in :func:`nadamw`; None is ``optax.lion``.
       base_width: As in :func:`nadamw`.
       b1: Weight of the momentum, against the gradient's, in the step.
       b2: Decay of the momentum per step.
@@ -154,7 +148,7 @@ def lion(
       mask: As in :func:`nadamw`.
 
     Returns:
-      As :func:`sgd`.
+      As :func:`nadamw`.
     """
     return chain(
         optax.scale_by_lion(b1, b2),
@@ -194,7 +188,7 @@ def adafactor(
     Args:
       learning_rate: Fraction of the parameter scale per step (or parameter units,
         without it) at ``base_width``; float or schedule.
-      mup: As in :func:`sgd`; None is ``optax.adafactor``.
+      mup: As in :func:`nadamw`; None is ``optax.adafactor``.
       base_width: As in :func:`nadamw`.
       min_dim_size_to_factor: Second moments are factored if two axes have this size.
       decay_rate: Exponent of the second moment's decay, ``1 - (t + 1) ** -decay_rate``.
@@ -208,7 +202,7 @@ def adafactor(
       mask: As in :func:`nadamw`.
 
     Returns:
-      As :func:`sgd`.
+      As :func:`nadamw`.
     """
     check_weight_decay_rule(weight_decay_rule)
     if mup is None:
@@ -270,7 +264,7 @@ def schedule_free_adamw(
 
     Args:
       learning_rate: Parameter units per step at ``base_width``, constant.
-      mup: As in :func:`sgd`; None is ``optax.contrib.schedule_free_adamw``.
+      mup: As in :func:`nadamw`; None is ``optax.contrib.schedule_free_adamw``.
       base_width: As in :func:`nadamw`.
       warmup_steps: Length of a linear warm-up of the learning rate, if any.
       b1: Weight of the average, against the iterate's, where gradients are taken.
@@ -281,7 +275,7 @@ def schedule_free_adamw(
       weight_lr_power: Power of the learning rate that weights the average.
 
     Returns:
-      As :func:`sgd`.
+      As :func:`nadamw`.
     """
     check_weight_decay_rule(weight_decay_rule)
     if mup is None:

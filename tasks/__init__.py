@@ -6,12 +6,26 @@
 >>> loss = task.loss(params, key, task.sample(arrays, key))
 """
 
+import importlib
 import os
 
 from tasks import data as data
+from tasks import data_names as data_names
 from tasks import names as names
 from tasks.base import Dataset as Dataset
 from tasks.base import Task as Task
+from tasks.base import TaskFamily as TaskFamily
+
+# Imported on use: flax takes a second to import.
+_CLASSES = {
+    "mlp": ("tasks.mlp", "MLPTask"),
+    "mlpae": ("tasks.autoencoder", "MLPAutoencoderTask"),
+    "conv": ("tasks.conv", "ConvTask"),
+    "resnet": ("tasks.resnet", "ResNetTask"),
+    "vit": ("tasks.vit", "ViTTask"),
+    "transformer": ("tasks.transformer", "TransformerTask"),
+}
+assert set(_CLASSES) == set(names.KINDS)
 
 
 def get(
@@ -19,6 +33,7 @@ def get(
     *,
     batch_size: int = 128,
     data_dir: str | os.PathLike[str] | None = None,
+    data_budget_bytes: int = data.DATA_BUDGET_BYTES,
 ) -> Task:
     """Build a task from its name.
 
@@ -26,28 +41,35 @@ def get(
       name: As ``mlp-w128-d3-cifar10``; :mod:`tasks.names` has the whole form.
       batch_size: Examples per inner step.
       data_dir: Where tensorflow-datasets keeps its data; see :func:`tasks.data.load`.
+      data_budget_bytes: Largest data set that is accepted, all splits together.
 
     Returns:
       The task, its data set opened.
 
     Raises:
-      ValueError: If the name is malformed or has no width, a part of it is unknown, or
-        the data is not there.
+      ValueError: If the name is malformed, has no width or no depth, a part of it is
+        unknown, the model cannot have these sizes, or the data is not there.
     """
     parsed = name if isinstance(name, names.TaskName) else names.parse(name)
-    if parsed.width is None:
-        example = parsed.at_width(128)
-        raise ValueError(
-            f"a task needs a width, got the template {str(parsed)!r}. "
-            f"Give one with -w<width>, as in {str(example)!r}."
-        )
-    from tasks import mlp  # Only here: flax takes a second to import.
-
-    return mlp.MLPTask(
+    for field, example in (("width", parsed.at_width(128)), ("depth", None)):
+        if getattr(parsed, field) is None:
+            example = example or parsed.at_depth(3)
+            raise ValueError(
+                f"a task needs a {field}, got the template {str(parsed)!r}. "
+                f"Give one, as in {str(example)!r}."
+            )
+    module, task_class = _CLASSES[parsed.kind]
+    return getattr(importlib.import_module(module), task_class)(
         name=str(parsed),
-        dataset=data.load(parsed.data, data_dir),
+        dataset=data.load(
+            parsed.data,
+            data_dir,
+            modality=parsed.modality,
+            data_budget_bytes=data_budget_bytes,
+        ),
         batch_size=batch_size,
         width=parsed.width,
         depth=parsed.depth,
         sp=parsed.sp,
+        **dict(parsed.options),
     )

@@ -1,6 +1,6 @@
-"""What a task and a data set are.
+"""What a task, a data set and a family of tasks are.
 
-Axes: b examples of a batch, n examples of a split, h and w pixels, c channels.
+Axes: b examples of a batch, n examples of a split.
 """
 
 import abc
@@ -11,17 +11,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 Params = Any  # A pytree of float32 arrays.
-Arrays = Mapping[str, Any]  # "inputs": uint8 (n, h, w, c), "labels": int32 (n,).
-Batch = Mapping[str, jax.Array]  # "inputs": float32 (b, h, w, c), "labels": int32 (b,).
+TaskParams = Any  # A pytree of arrays: what a family draws for each of its tasks.
+Arrays = Mapping[str, Any]  # A split: whole arrays by name.
+Batch = Mapping[str, jax.Array]  # "inputs" (b, ...), "labels" (b, ...).
 
 VALID_FRAC = 0.1  # Of the train split, where a set has no validation split.
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Dataset:
-    """Labelled images, whole splits as arrays on the host.
+class Dataset(abc.ABC):
+    """Splits as whole arrays on the host.
 
     Put a split on the device once (``jax.device_put(dataset.arrays("train"))``) and
     hand it to jitted functions as an argument: captured, it would become a constant of
@@ -29,14 +31,10 @@ class Dataset:
     """
 
     name: str  # Canonical name, with the options.
-    num_classes: int
-    input_shape: tuple[int, int, int]  # (h, w, c)
-    mean: tuple[float, ...]  # shape=(c,). Of x / 255 over the train split.
-    std: tuple[float, ...]  # shape=(c,). Likewise; 1 where a channel is constant.
     splits: Mapping[str, Mapping[str, np.ndarray]]  # "train", "valid", "test".
 
     def arrays(self, split: str) -> Mapping[str, np.ndarray]:
-        """Return a split: uint8 inputs (n, h, w, c) and int32 labels (n,).
+        """Return a split's arrays.
 
         Raises:
           ValueError: If the split is none of train, valid, test.
@@ -47,45 +45,49 @@ class Dataset:
             )
         return self.splits[split]
 
+    @property
+    @abc.abstractmethod
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one example's inputs."""
+
+    @property
+    @abc.abstractmethod
+    def input_dtype(self) -> Any:
+        """Of a batch's inputs: float32 pixels, int32 tokens."""
+
+    @property
+    @abc.abstractmethod
+    def num_classes(self) -> int:
+        """Values a label can take."""
+
+    @abc.abstractmethod
     def sample(self, arrays: Arrays, key: jax.Array, batch_size: int) -> Batch:
-        """Draw a batch with replacement: a pure function of the key, made for jit.
+        """Draw a training batch with replacement: a pure function, made for jit.
 
         Args:
           arrays: A split, as :meth:`arrays` gives it.
-          key: PRNG key of the draw.
+          key: PRNG key of the draw, and of random crops and the like.
           batch_size: Examples to draw.
 
         Returns:
-          Normalized float32 inputs (b, h, w, c) and int32 labels (b,).
+          ``inputs`` (b, *input_shape) and ``labels`` (b, ...).
         """
-        count = arrays["labels"].shape[0]
-        # One draw of 32 bits: the modulo favours no example by more than count / 2^32,
-        # and `randint`, which draws twice, takes twice as long to compile.
-        bits = jax.random.bits(key, (batch_size,))
-        index = (bits % np.uint32(count)).astype(jnp.int32)
-        return self.normalize(
-            {
-                k: jnp.asarray(v).at[index].get(mode="promise_in_bounds")
-                for k, v in arrays.items()
-            }
-        )
 
-    def normalize(self, arrays: Arrays) -> Batch:
-        """Turn uint8 images into float32 ones of mean 0 and std 1 per channel.
+    @abc.abstractmethod
+    def num_examples(self, arrays: Arrays) -> int:
+        """Examples of a split that an evaluation goes through."""
+
+    @abc.abstractmethod
+    def examples(self, arrays: Arrays, index: jax.Array) -> Batch:
+        """Return examples of a split by number, as they are, for evaluation.
 
         Args:
-          arrays: Examples as a split holds them, any number of them.
+          arrays: A split, as :meth:`arrays` gives it.
+          index: shape=(b,), integers in [0, num_examples).
 
         Returns:
-          The same examples in the form of :meth:`sample`.
+          ``inputs`` (b, *input_shape) and ``labels`` (b, ...).
         """
-        inputs = jnp.asarray(arrays["inputs"])
-        per_channel = (1,) * (inputs.ndim - 1) + (len(self.mean),)
-        mean = np.asarray(self.mean, np.float32).reshape(per_channel)
-        std = np.asarray(self.std, np.float32).reshape(per_channel)
-        # One multiply-add per pixel.
-        scaled = inputs.astype(jnp.float32) * (1 / (255 * std)) - mean / std
-        return {"inputs": scaled, "labels": jnp.asarray(arrays["labels"], jnp.int32)}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -104,9 +106,21 @@ class Task(abc.ABC):
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size}.")
 
-    def sample(self, arrays: Arrays, key: jax.Array) -> Batch:
-        """Draw ``batch_size`` examples of a split; see :meth:`Dataset.sample`."""
-        return self.dataset.sample(arrays, key, self.batch_size)
+    def sample(
+        self, arrays: Arrays, key: jax.Array, batch_size: int | None = None
+    ) -> Batch:
+        """Draw ``batch_size`` (the task's own) examples; see :meth:`Dataset.sample`."""
+        return self.dataset.sample(arrays, key, batch_size or self.batch_size)
+
+    @property
+    def positions(self) -> int:
+        """Vectors an example goes through the network as: 1, or tokens or patches."""
+        return 1
+
+    @property
+    def chance_loss(self) -> float | None:
+        """Loss of equal odds for every label; None where there are no labels."""
+        return None
 
     @abc.abstractmethod
     def init(self, key: jax.Array) -> Params:
@@ -114,23 +128,61 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def apply(self, params: Params, inputs: jax.Array) -> jax.Array:
-        """Return the logits (b, classes) of normalized inputs (b, h, w, c)."""
+        """Return what the network makes of the inputs (b, ...), float32."""
 
     @abc.abstractmethod
     def activations(self, params: Params, inputs: jax.Array) -> dict[str, jax.Array]:
-        """Return each layer's pre-activations by name, in order, logits last."""
+        """Return what each layer's weights produce, by name, in order, output last."""
 
     @abc.abstractmethod
     def loss(self, params: Params, key: jax.Array, batch: Batch) -> jax.Array:
-        """Return the mean loss of a batch, float32 scalar in nats per example."""
+        """Return the mean loss of a batch, float32 scalar.
+
+        In nats per label for classifiers and language models.
+        """
 
     @abc.abstractmethod
     def metrics(self, params: Params, batch: Batch) -> dict[str, jax.Array]:
-        """Return ``loss`` (nats per example) and ``accuracy`` (fraction)."""
+        """Return ``loss``, and ``accuracy`` (fraction) where it means something."""
 
     @abc.abstractmethod
     def scalings(self) -> Any:
         """Return the tree of ``mulo.mup.Scaling`` of the parameters; None under SP."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TaskFamily:
+    """Tasks of the same shapes, drawn inside jit; this one has a single member.
+
+    Families that draw something override the methods; see :mod:`tasks.augmentation`.
+    """
+
+    task: Task  # What the members are variants of.
+
+    def arrays(self, split: str) -> Arrays:
+        """Return what the members' ``sample`` reads, arrays on the host."""
+        return self.task.dataset.arrays(split)
+
+    def sample(self, key: jax.Array) -> TaskParams:
+        """Draw what tells a member from the others: a pytree of arrays."""
+        del key
+        return ()
+
+    def at(self, task_params: TaskParams) -> Task:
+        """Return a member; its functions may be traced like ``task_params``."""
+        del task_params
+        return self.task
+
+
+def mean_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Return the mean cross entropy in nats: shape=().
+
+    Args:
+      logits: (..., classes), float32.
+      labels: (...), integers.
+    """
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return jnp.mean(losses)
 
 
 def complete_splits(
@@ -152,7 +204,7 @@ def complete_splits(
     """
     train, valid = splits["train"], splits.get("valid")
     if valid is None:
-        count = train["labels"].shape[0]
+        count = next(iter(train.values())).shape[0]  # Examples, or tokens.
         if count < 2:
             raise ValueError(f"the train split must hold 2 examples, got {count}.")
         kept = count - max(1, round(VALID_FRAC * count))

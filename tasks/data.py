@@ -1,10 +1,12 @@
-"""Data sets by name: embedded ones, and any image set of tensorflow-datasets.
+"""Data sets by name: embedded ones, and those of tensorflow-datasets.
 
 Splits: ``train``; ``valid`` is the set's own validation split, else the last 10 % of
 its train split (which then leaves ``train``); ``test`` is the set's own test split,
-else the same as ``valid``.
+else the same as ``valid``. The splits of ``:velodrome`` are described in
+:mod:`tasks.velodrome`, those of text in :mod:`tasks.text_dataset`.
 """
 
+import dataclasses
 import functools
 import os
 from collections.abc import Mapping
@@ -12,56 +14,151 @@ from typing import Any
 
 import numpy as np
 
-from tasks import base, images, names
+from tasks import (
+    base,
+    budget,
+    data_names,
+    image_dataset,
+    images,
+    text,
+    text_dataset,
+    tokenizers,
+    velodrome,
+)
 
+DATA_BUDGET_BYTES = 8 << 30  # Of all splits of a set, unless told otherwise.
 _SYNTHETIC_EXAMPLES = {"train": 512, "valid": 128, "test": 128}
 _SYNTHETIC_NOISE = 0.5  # Std of the pixels around their class centre, whose std is 1.
 
 Split = Mapping[str, np.ndarray]  # "inputs": uint8 (n, h, w, c), "labels": int32 (n,).
 
 
-def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> base.Dataset:
+def load(
+    name: str,
+    data_dir: str | os.PathLike[str] | None = None,
+    *,
+    modality: data_names.Modality = "images",
+    data_budget_bytes: int = DATA_BUDGET_BYTES,
+) -> base.Dataset:
     """Open a data set.
 
     Args:
-      name: ``digits``; ``synthetic:HxWxC:classes``, small and made up, for tests; or
-        the name of an image-classification set of tensorflow-datasets. Each with the
-        options ``:HxW`` (resized by area) and ``:gray`` (luma).
+      name: As :mod:`tasks.data_names` describes.
       data_dir: Where tensorflow-datasets keeps its data; default ``$TFDS_DATA_DIR``,
         else ``~/tensorflow_datasets``. Embedded sets do not look at it.
+      modality: What a name of tensorflow-datasets is to be read as.
+      data_budget_bytes: Size of all splits that is refused if exceeded: they lie in
+        device memory whole. See :mod:`tasks.budget`.
 
     Returns:
       The data set. Arrays of tensorflow-datasets are memory-mapped from a cache.
 
     Raises:
-      ValueError: If no such set is known or prepared, or it does not hold labelled
-        images of one size (and no size is given).
+      ValueError: If no such set is known or prepared, it is of another modality, an
+        option does not fit, or it is larger than the budget.
     """
-    parsed = names.parse_data(name)
+    parsed = data_names.parse(name)
+    _check_modality(parsed, modality)
+    if modality == "text":
+        return _text(parsed, data_dir, data_budget_bytes)
     if parsed.source == "digits":
-        return _embedded(parsed, _digits(), num_classes=10)
+        return _embedded(parsed, _digits(), 10, data_budget_bytes)
     if parsed.synthetic is not None:
-        made = _synthetic(parsed.synthetic)
-        return _embedded(parsed, made, num_classes=parsed.synthetic[3])
+        made, num_classes = _synthetic(parsed.synthetic), parsed.synthetic[3]
+        return _embedded(parsed, made, num_classes, data_budget_bytes)
     from tasks import tfds_images  # Only here: it needs files and tqdm.
 
-    return tfds_images.load(parsed, data_dir)
+    return tfds_images.load(parsed, data_dir, data_budget_bytes)
+
+
+def _check_modality(name: data_names.DataName, modality: data_names.Modality) -> None:
+    """Refuse a set or an option of the other modality."""
+    other: data_names.Modality = "images" if modality == "text" else "text"
+    known = ", ".join(data_names.EMBEDDED[modality])
+    if name.source in [x.split(":")[0] for x in data_names.EMBEDDED[other]]:
+        raise ValueError(
+            f"{str(name)!r} holds {other}, this task needs {modality}: {known}, or a "
+            f"set of {modality} of tensorflow-datasets."
+        )
+    given = name.image_options
+    if modality == "images":
+        given = () if name.pieces is None else (f"sp{name.pieces[0]}k=…",)
+    if given:
+        raise ValueError(
+            f"options {[f':{x}' for x in given]} are for {other}, got them for "
+            f"{modality} in {str(name)!r}: leave them out."
+        )
+
+
+def _text(
+    name: data_names.DataName,
+    data_dir: str | os.PathLike[str] | None,
+    budget_bytes: int,
+) -> base.Dataset:
+    if name.source == "synthetic_text" and name.synthetic is not None:
+        if name.pieces is not None:
+            raise ValueError(
+                f"synthetic text is made of tokens, not of pieces, got {str(name)!r}."
+            )
+        (vocabulary,) = name.synthetic
+        splits = _as_splits(text.synthetic(vocabulary))
+    else:
+        tokenizer = tokenizers.get(name)
+        vocabulary = tokenizer.vocabulary
+        if name.source == "pystdlib":
+            splits = _as_splits(text.pystdlib(tokenizer))
+        else:
+            from tasks import tfds_text  # Only here: it needs files and tqdm.
+
+            splits = tfds_text.load(name, data_dir, tokenizer)
+    splits = budget.fit(name, splits, budget_bytes)
+    return text_dataset.from_arrays(str(name), splits, vocabulary)
+
+
+def _as_splits(tokens: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+    return {split: {"tokens": row} for split, row in tokens.items()}
 
 
 def _embedded(
-    name: names.DataName, splits: Mapping[str, Split], num_classes: int
+    name: data_names.DataName,
+    splits: Mapping[str, Split],
+    num_classes: int,
+    budget_bytes: int,
 ) -> base.Dataset:
-    splits = {
+    _check_budget(name, splits, num_classes, budget_bytes)
+    convert = velodrome.convert if name.velodrome else images.convert
+    converted = {
         split: {
-            "inputs": images.convert(arrays["inputs"], name.size, name.gray),
+            "inputs": convert(arrays["inputs"], name.size, name.gray),
             "labels": arrays["labels"],
         }
-        for split, arrays in base.complete_splits(splits).items()
+        for split, arrays in splits.items()
     }
-    inputs = splits["train"]["inputs"]
-    mean, std = images.mean_and_std(inputs)
-    h, w, c = inputs.shape[1:]
-    return base.Dataset(str(name), num_classes, (h, w, c), mean, std, splits)
+    dataset = image_dataset.make(name, converted, num_classes)
+    kept = budget.fit(name, dataset.splits, budget_bytes)
+    return dataclasses.replace(dataset, splits=kept)
+
+
+def _check_budget(
+    name: data_names.DataName,
+    splits: Mapping[str, Split],
+    num_classes: int,
+    budget_bytes: int,
+) -> None:
+    """Refuse a set that would be too large, before it is made."""
+    h, w, c = splits["train"]["inputs"].shape[1:]
+    shape = (*(name.size or (h, w)), 1 if name.gray else c)
+    dtype = velodrome.dtype(name.size, name.gray) if name.velodrome else np.uint8
+    sizes = {
+        split: {
+            "inputs": np.broadcast_to(dtype(0), (len(arrays["labels"]), *shape)),
+            "labels": arrays["labels"],
+        }
+        for split, arrays in splits.items()
+    }
+    unit = (0.0,) * shape[-1], (1.0,) * shape[-1]
+    made = image_dataset.make(name, sizes, num_classes, unit)
+    budget.fit(name, made.splits, budget_bytes)
 
 
 @functools.cache

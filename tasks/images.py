@@ -43,7 +43,7 @@ def convert(images: np.ndarray, size: tuple[int, int] | None, gray: bool) -> np.
     rows, columns = area_weights(h, size[0]), area_weights(w, size[1])
     luma = np.asarray(LUMA if c >= 3 else (1.0,))
     out = np.empty((n, *size, 1 if gray else c), np.uint8)
-    step = max(1, _CHUNK_BYTES // (h * w * c))
+    step = max(1, _CHUNK_BYTES // (max(h, size[0]) * max(w, size[1]) * c))
     for start in range(0, n, step):
         x = images[start : start + step].astype(np.float64)
         if gray:

@@ -1,145 +1,204 @@
 """Image-classification sets of tensorflow-datasets, decoded once.
 
-TensorFlow is imported only where no sound cache exists (:mod:`tasks.image_cache`).
-Nothing is downloaded here: a set that is not prepared is an error with the command.
+One cache serves all names that need the same decoded images: crops, mirrors and
+``:first`` change what is done with them, and ``:velodrome`` how they are resized.
 """
 
+import dataclasses
 import logging
 import os
-import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import tqdm
 
-from tasks import base, image_cache, images, names
+from tasks import (
+    array_cache,
+    base,
+    budget,
+    data_names,
+    image_dataset,
+    images,
+    tfds_sets,
+    velodrome,
+)
 
 _CHUNK_EXAMPLES = 1024  # Decoded at a time.
-_SPLITS = {"train": "train", "validation": "valid", "valid": "valid", "test": "test"}
-_INSTALL = "pip install 'mulo[data]'"
+_ARRAYS = ("inputs", "labels")
 _LOG = logging.getLogger(__name__)
+
+MeanAndStd = tuple[tuple[float, ...], tuple[float, ...]]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Decoded:
+    """What a cache holds: the splits that the set has, and facts about them."""
+
+    splits: array_cache.Splits
+    num_classes: int
+    mean_and_std: MeanAndStd | None  # None under ``:velodrome``, which needs none.
 
 
 def load(
-    name: names.DataName, data_dir: str | os.PathLike[str] | None = None
+    name: data_names.DataName,
+    data_dir: str | os.PathLike[str] | None,
+    budget_bytes: int,
 ) -> base.Dataset:
     """Open a set from its cache, after decoding it into one where there is none.
 
     Args:
       name: Its name in tensorflow-datasets, and options.
       data_dir: Default ``$TFDS_DATA_DIR``, else ``~/tensorflow_datasets``.
+      budget_bytes: As :func:`tasks.budget.fit`; asked before anything is decoded.
 
     Returns:
       The data set, memory-mapped.
 
     Raises:
-      ValueError: If the set is unknown, not prepared, not of labelled uint8 images, or
-        its images vary in size and the name gives none.
+      ValueError: If the set is unknown, not prepared, not of labelled uint8 images,
+        its images vary in size and the name gives none, or it exceeds the budget.
     """
-    given = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    directory = pathlib.Path(given).expanduser().absolute()
-    where = image_cache.place(str(name), name.source, directory)
-    cached = image_cache.read(where)
+    directory = tfds_sets.directory(data_dir)
+    where = array_cache.place(_decoded_name(name), name.source, directory)
+    cached = array_cache.read(where, _parse)
     if cached is None:
-        builder = _builder(name, directory)
-        _decode(builder, name, where)
-        cached = image_cache.read(where)
+        builder = tfds_sets.builder(name.source, directory, "images")
+        form = _Form.of(builder, name)
+        _make(name, _size_only(builder, form), budget_bytes)
+        _decode(builder, form, name, where)
+        cached = array_cache.read(where, _parse)
     if cached is None:
         raise OSError(f"the cache of {str(name)!r} was damaged while it was written.")
-    return cached
+    return _make(name, cached, budget_bytes)
 
 
-def _builder(name: names.DataName, directory: pathlib.Path) -> Any:
-    """Return the tfds builder of a prepared set."""
-    # TensorFlow reports its CPU kernels on stderr otherwise.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    source = name.source
-    try:
-        import tensorflow as tf  # Only here: both take seconds to import,
-        import tensorflow_datasets as tfds  # and belong to the extra `data`.
-    except ImportError as error:
-        raise ValueError(
-            f"data set {source!r} is not one of the embedded {list(names.EMBEDDED)}"
-            f"{names.nearest(source, ['digits', 'synthetic']) or '.'} To read it as a "
-            f"set of tensorflow-datasets, {_INSTALL} (missing: {error.name})."
-        ) from error
-    try:
-        tf.config.set_visible_devices([], "GPU")  # Decoding must not reserve it.
-    except RuntimeError:
-        pass  # TensorFlow runs already; its user decided.
-    try:
-        builder = tfds.builder(source, data_dir=directory)
-    except tfds.core.DatasetNotFoundError as error:
-        known = tfds.list_builders(with_community_datasets=False)
-        hint = names.nearest(source, ["digits", "synthetic", *known])
-        raise ValueError(
-            f"data set must be one of the embedded {list(names.EMBEDDED)} or a set of "
-            f"tensorflow-datasets, got {source!r}.{hint}"
-        ) from error
-    except ValueError as error:  # A configuration ("name/config") it does not know.
-        raise ValueError(
-            f"tensorflow-datasets cannot open {source!r}: {error}"
-        ) from error
-    if not builder.is_prepared():
-        raise ValueError(
-            f"data set {source!r} must be prepared, found none in {directory} "
-            "(TFDS_DATA_DIR or data_dir set this folder). Prepare it with: python -c "
-            f'"import tensorflow_datasets as tfds; tfds.load({source!r}, '
-            f"data_dir='{directory}')\""
+def _decoded_name(name: data_names.DataName) -> str:
+    """Return the name less the options that leave the decoded images as they are."""
+    resized = velodrome.dtype(name.size, name.gray) != np.uint8
+    return str(
+        dataclasses.replace(
+            name,
+            crop=None,
+            flip=False,
+            first=None,
+            velodrome=name.velodrome and resized,
         )
-    return builder
+    )
 
 
-def _decode(builder: Any, name: names.DataName, where: image_cache.Place) -> None:
+def _parse(splits: array_cache.Splits, facts: Mapping[str, Any]) -> _Decoded:
+    mean_and_std = None
+    if facts["mean"] is not None:
+        mean = tuple(float(x) for x in facts["mean"])
+        mean_and_std = mean, tuple(float(x) for x in facts["std"])
+    return _Decoded(splits, int(facts["num_classes"]), mean_and_std)
+
+
+def _make(
+    name: data_names.DataName, decoded: _Decoded, budget_bytes: int
+) -> base.Dataset:
+    dataset = image_dataset.make(
+        name, decoded.splits, decoded.num_classes, decoded.mean_and_std
+    )
+    splits = budget.fit(name, dataset.splits, budget_bytes)
+    return dataclasses.replace(dataset, splits=splits)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Form:
+    """Where a set keeps its images, and the form they are to be decoded to."""
+
+    image: str  # Features of the set.
+    label: str
+    splits: Mapping[str, str]  # The set's names of its splits, by ours.
+    shape: tuple[int, int, int]  # (h, w, c) of a decoded image.
+    dtype: type
+    ragged: bool  # Whether the set's own images vary in size.
+    num_classes: int
+
+    @classmethod
+    def of(cls, builder: Any, name: data_names.DataName) -> "_Form":
+        """Return the form of a prepared set's images under a name's options."""
+        image, label = _feature_keys(builder, name)
+        height, width, channels = builder.info.features[image].shape
+        h, w = name.size or (height, width)
+        if h is None or w is None:
+            raise ValueError(
+                f"images of {name.source!r} vary in size: give one, as in "
+                f"'{name.source}:32x32'."
+            )
+        return cls(
+            image=image,
+            label=label,
+            splits=tfds_sets.splits(builder, name.source),
+            shape=(h, w, 1 if name.gray else channels),
+            dtype=velodrome.dtype(name.size, name.gray) if name.velodrome else np.uint8,
+            ragged=height is None or width is None,
+            num_classes=builder.info.features[label].num_classes,
+        )
+
+
+def _size_only(builder: Any, form: _Form) -> _Decoded:
+    """Return arrays of the set's sizes that take no memory, to be measured."""
+    splits = {}
+    for ours, theirs in form.splits.items():
+        count = builder.info.splits[theirs].num_examples
+        if ours == "test" and _first_label(builder, theirs, form.label) < 0:
+            continue  # It will be left out.
+        splits[ours] = {
+            "inputs": np.broadcast_to(form.dtype(0), (count, *form.shape)),
+            "labels": np.broadcast_to(np.int32(0), (count,)),
+        }
+    unit = (0.0,) * form.shape[-1], (1.0,) * form.shape[-1]
+    return _Decoded(splits, form.num_classes, unit)
+
+
+def _first_label(builder: Any, split: str, label: str) -> int:
+    return int(next(tfds_sets.read(builder, f"{split}[:1]", [label], 1))[label][0])
+
+
+def _decode(
+    builder: Any, form: _Form, name: data_names.DataName, where: array_cache.Place
+) -> None:
     """Write every labelled split of a prepared set into a new cache folder."""
-    image, label = _feature_keys(builder, name)
-    height, width, channels = builder.info.features[image].shape
-    num_classes = builder.info.features[label].num_classes
-    size = name.size or (height, width)
-    if None in size:
-        raise ValueError(
-            f"images of {name.source!r} vary in size: give one, as in "
-            f"'{name.source}:32x32'."
-        )
-    shape = (*size, 1 if name.gray else channels)
-    splits = {_SPLITS[s]: s for s in builder.info.splits if s in _SPLITS}
-    if "train" not in splits:
-        raise ValueError(
-            f"data set {name.source!r} must have a split 'train', "
-            f"got {sorted(builder.info.splits)}."
-        )
     folder = where.new_folder()
-    written = []
-    _LOG.info("Decoding %s into %s, once.", name, folder)
-    for ours, theirs in splits.items():
+    convert = velodrome.convert if name.velodrome else images.convert
+    written = {}
+    _LOG.info("Decoding %s into %s, once.", where.name, folder)
+    for ours, theirs in form.splits.items():
         count = builder.info.splits[theirs].num_examples
         labels: list[np.ndarray] = []
-        chunks = _chunks(builder, theirs, image, label, height is None or width is None)
         with tqdm.tqdm(
-            total=count, desc=f"{name} {ours}", unit="image", disable=None
+            total=count, desc=f"{where.name} {ours}", unit="image", disable=None
         ) as bar:
 
-            def converted(chunks=chunks, labels=labels, bar=bar):
-                for pixels, chunk_labels in chunks:
+            def converted(theirs=theirs, labels=labels, bar=bar):
+                for pixels, chunk_labels in _chunks(builder, theirs, form):
                     labels.append(chunk_labels)
                     bar.update(len(chunk_labels))
-                    yield images.convert(pixels, name.size, name.gray)
+                    yield convert(pixels, name.size, name.gray)
 
             path = folder / f"{ours}.inputs.npy"
-            image_cache.write_array(path, (count, *shape), np.uint8, converted())
+            shape = (count, *form.shape)
+            array_cache.write_array(path, shape, form.dtype, converted())
         if min(int(x.min()) for x in labels) < 0:  # tfds's mark of a missing label.
             if ours != "test":
                 raise ValueError(f"split {theirs!r} of {name.source!r} has no labels.")
             path.unlink(missing_ok=True)
             continue
         path = folder / f"{ours}.labels.npy"
-        image_cache.write_array(path, (count,), np.int32, labels)
-        written.append(ours)
-    image_cache.write_meta(folder, str(name), written, num_classes)
+        array_cache.write_array(path, (count,), np.int32, labels)
+        written[ours] = _ARRAYS
+    mean = std = None
+    if form.dtype == np.uint8:
+        mapped = base.complete_splits(array_cache.open_arrays(folder, written))
+        mean, std = images.mean_and_std(mapped["train"]["inputs"])
+    facts = {"num_classes": form.num_classes, "mean": mean, "std": std}
+    array_cache.write_meta(folder, where.name, written, facts)
 
 
-def _feature_keys(builder: Any, name: names.DataName) -> tuple[str, str]:
+def _feature_keys(builder: Any, name: data_names.DataName) -> tuple[str, str]:
     """Return the names of the image and of the label among a set's features."""
     import tensorflow_datasets as tfds
 
@@ -166,17 +225,11 @@ def _feature_keys(builder: Any, name: names.DataName) -> tuple[str, str]:
 
 
 def _chunks(
-    builder: Any, split: str, image: str, label: str, ragged: bool
+    builder: Any, split: str, form: _Form
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield (uint8 images (n, h, w, c), int32 labels (n,)) of a split, in order."""
-    import tensorflow_datasets as tfds
-
-    dataset = builder.as_dataset(
-        split=split,
-        shuffle_files=False,
-        decoders=tfds.decode.PartialDecoding({image: True, label: True}),
-    )
+    keys = [form.image, form.label]
     # Images that vary in size come one by one.
-    dataset = dataset.batch(1 if ragged else _CHUNK_EXAMPLES)
-    for chunk in tfds.as_numpy(dataset):
-        yield chunk[image], chunk[label].astype(np.int32)
+    count = 1 if form.ragged else _CHUNK_EXAMPLES
+    for chunk in tfds_sets.read(builder, split, keys, count):
+        yield chunk[form.image], chunk[form.label].astype(np.int32)

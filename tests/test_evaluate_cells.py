@@ -21,13 +21,13 @@ PROGRAM = cells.Program(
 CELL = cells.Cell(program=PROGRAM, learning_rate=0.1, seed=0)
 
 
-def summarize(losses, valid_loss=0.5, num_classes=10):
+def summarize(losses, valid_loss=0.5, chance_loss: float | None = math.log(10)):
     return cells.summarize_run(
         CELL,
         np.asarray(losses),
         valid_loss=valid_loss,
         valid_accuracy=0.75,
-        num_classes=num_classes,
+        chance_loss=chance_loss,
         secs_per_step=0.01,
     )
 
@@ -120,7 +120,14 @@ def test_ending_above_the_start_is_divergence():
 def test_ending_above_twice_chance_is_divergence_from_any_start():
     losses = np.linspace(9.0, 4.7, 100)  # 2 ln 10 = 4.605.
     assert summarize(losses).diverged
-    assert not summarize(losses, num_classes=100).diverged
+    assert not summarize(losses, chance_loss=math.log(100)).diverged
+
+
+def test_without_classes_ending_above_the_start_is_divergence():
+    for final, diverged in ((0.218, False), (0.222, True)):
+        losses = np.linspace(0.2, final, 100)
+        losses[-10:] = final
+        assert summarize(losses, chance_loss=None).diverged == diverged
 
 
 def test_one_overflow_is_divergence_even_if_it_comes_back():

@@ -4,32 +4,22 @@ import subprocess
 import sys
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 
-import mulo
-from evaluate import coord_report, coordinates
+import tasks
+from evaluate import coord_report, coordinates, optimizers
 
 ROOT = pathlib.Path(__file__).parent.parent
 TASK = "mlp-d2-synthetic:4x4x1:3"
-# Random, but its steps are a hundredth of the weights' size: six of them matter. Small,
-# because compiling it is what these tests spend their time on.
-RULE = mulo.SmallFC(
-    hidden_size=4,
-    hidden_layers=1,
-    step_mult=0.01,
-    initial_momentum_decays=(0.9,),
-    initial_adafactor_decays=(0.9,),
-)
-PRETRAINED = mulo.Pretrained(RULE, RULE.init(jax.random.key(0)), {})
+DEPTH_TASK = "mlp-w8-synthetic:4x4x1:3"
 
 
 def check(task, **changes):
     settings: dict[str, Any] = {"widths": (32, 256), "num_seeds": 2, "num_steps": 6}
     settings |= changes
     config = coordinates.CoordConfig(task=task, optimizer="mulo", **settings)
-    return coordinates.check(config, PRETRAINED)
+    return coordinates.check(config, optimizers.random_pretrained())
 
 
 def made_up(verdicts):
@@ -40,7 +30,6 @@ def made_up(verdicts):
             task=TASK, optimizer="mu_adam", widths=(8, 16), num_steps=3
         ),
         layers=layers,
-        widths=(8, 16),
         changes=np.ones((len(layers), 2, 3)),
         slopes=np.zeros((len(layers), 3)),
         verdicts=np.array(verdicts),
@@ -125,6 +114,9 @@ def test_an_optimizer_that_moves_nothing_proves_nothing():
         ({"widths": (8, 8)}, "two or more different"),
         ({"num_steps": 1}, "num_steps must be >= 2"),
         ({"num_seeds": 0}, "num_seeds must be >= 1"),
+        ({"depths": (2, 4)}, "depths need a template without a depth"),
+        ({"task": DEPTH_TASK, "widths": (2, 4)}, "widths need a template without a wi"),
+        ({"task": DEPTH_TASK, "depths": (1, 4)}, "depths must be two or more"),
     ],
 )
 def test_configurations_that_make_no_sense_are_errors(changes, message):
@@ -134,9 +126,64 @@ def test_configurations_that_make_no_sense_are_errors(changes, message):
         coordinates.CoordConfig(**settings)
 
 
-def test_widths_that_are_no_numbers_are_an_error():
-    with pytest.raises(ValueError, match="whole numbers, like 32,64; got '6x'"):
-        coord_report.parse_widths(["8", "6x"])
+def test_sizes_that_are_no_numbers_are_an_error():
+    with pytest.raises(ValueError, match=r"depths must be whole .* 32,64; got '6x'"):
+        coord_report.parse_sizes("depths", ["8", "6x"])
+    assert coord_report.parse_sizes("depths", None) == ()
+
+
+@pytest.mark.parametrize(
+    ("layer", "depth", "name"),
+    [
+        ("logits", 4, "logits"),
+        ("block_0", 4, "first_block"),
+        ("block_0/conv_1", 4, "first_block/conv_1"),
+        ("block_2/mlp_in", 4, "middle_block/mlp_in"),
+        ("block_3/mlp_in", 4, None),
+        ("block_2", 4, None),
+        ("block_3", 4, "last_block"),
+        ("linear_11", 12, "last_linear"),
+    ],
+)
+def test_layers_are_matched_across_depths_by_their_place(layer, depth, name):
+    assert coordinates.name_at_any_depth(layer, depth) == name
+
+
+def test_a_check_against_depth_compares_what_all_depths_have():
+    config = coordinates.CoordConfig(
+        task=DEPTH_TASK,
+        optimizer="mu_adam",
+        depths=(4, 2),
+        num_steps=3,
+        num_seeds=1,
+        batch_size=8,
+    )
+    done = []
+    result = coordinates.check(config, on_size=done.append)
+    assert done == [2, 4]
+    assert result.layers == ("first_linear", "last_linear", "logits")
+    assert result.changes.shape == (3, 2, 3)
+    assert (result.changes[:, :, 1:] > 0).all()
+    values = json.loads(result.to_json())
+    assert (values["axis"], values["sizes"]) == ("depth", [2, 4])
+    text = coord_report.describe(result)
+    assert " d2 " in text
+    assert "grows faster than depth^0.3" in text
+
+
+def test_models_are_shared_between_optimizers_and_give_the_same_result():
+    settings: dict[str, Any] = {"widths": (4, 8), "num_steps": 2, "num_seeds": 1}
+    models: dict[str, Any] = {}
+    results = [
+        coordinates.check(
+            coordinates.CoordConfig(task=TASK, optimizer="mu_adam", **settings),
+            models=shared,
+        )
+        for shared in (models, models, None)
+    ]
+    assert set(models) == {TASK.replace("-d2", f"-w{w}-d2") for w in (4, 8)}
+    for other in results[1:]:
+        np.testing.assert_array_equal(other.changes, results[0].changes)
 
 
 def test_shown_steps_are_powers_of_two_and_the_last():
@@ -158,12 +205,13 @@ def command(folder, *more):
 
 
 @pytest.mark.parametrize(
-    ("task", "optimizer", "status"), [(TASK, "mu_adam", 0), (f"sp-{TASK}", "adam", 1)]
+    ("task", "optimizer", "status"),
+    [(TASK, "mulo", 0), (f"sp-{TASK}", "adam", 1)],
 )
-def test_adam_passes_under_mup_only_and_the_exit_status_says_so(
-    task, optimizer, status, tmp_path
-):
-    done = command(tmp_path, f"--task={task}", f"--optimizer={optimizer}")
+def test_the_exit_status_says_whether_a_layer_grows(task, optimizer, status, tmp_path):
+    done = command(
+        tmp_path, f"--task={task}", f"--optimizer={optimizer}", "--theta=random"
+    )
     assert done.returncode == status, done.stderr
     assert ("FAILED" in done.stdout) == (status == 1)
     assert (tmp_path / "check.png").read_bytes()[:4] == b"\x89PNG"
@@ -183,3 +231,33 @@ def test_bad_input_is_one_line_and_status_2(tmp_path):
     assert done.stderr.startswith("coord_check: optimizer 'mulo' needs a theta")
     assert done.stderr.count("\n") == 1
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--steps=abc", "flag --steps=abc"),
+        ("--nosuchflag", "Unknown command line flag"),
+        ("stray", "unknown arguments: stray"),
+        ("--learning_rate=nan", "rate must be finite"),
+        ("--threshold=nan", "threshold must be finite"),
+        ("--png=plot.json", "png must be a file called *.png"),
+    ],
+)
+def test_flags_that_make_no_sense_are_status_2_and_train_nothing(
+    flag, message, tmp_path
+):
+    done = command(tmp_path, f"--task={TASK}", "--optimizer=mu_adam", flag)
+    assert done.returncode == 2
+    assert done.stderr.startswith("coord_check: ")
+    assert message in done.stderr
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", list(tasks.names.KINDS))
+def test_default_sizes_are_ones_that_the_kind_can_have(kind):
+    data = "digits" if tasks.names.KINDS[kind].modality == "images" else "pystdlib"
+    for template in (f"{kind}-d3-{data}", f"{kind}-w64-{data}"):
+        config = coordinates.CoordConfig(task=template, optimizer="mu_adam")
+        for size in config.sizes:
+            tasks.get(config.task_name(size))

@@ -18,6 +18,7 @@ CONFIG = sweep.SweepConfig(
     horizon_steps=100,
     batch_examples=16,
     data_dir="",
+    data_budget_bytes=1 << 30,
     lanes=1,
     bootstrap_samples=200,
     confidence_frac=0.95,

@@ -13,7 +13,7 @@ import pytest
 
 import mulo
 from configs import evaluate_width
-from evaluate import cells, run, sweep, training
+from evaluate import cells, plots, run, summary, sweep, training
 
 ROOT = pathlib.Path(__file__).parent.parent
 # Small, because compiling it is what these tests spend their time on.
@@ -75,14 +75,14 @@ def test_the_report_waits_for_every_shard(finished):
 
 def test_the_outputs_agree_and_hold_every_entry(finished):
     workdir, _, _ = finished
-    summary = json.loads((workdir / "summary.json").read_text())
+    values = json.loads((workdir / "summary.json").read_text())
     text = (workdir / "results.csv").read_text()
     rows = list(csv.DictReader(text.splitlines()))
     assert len(rows) == 16
-    labels = [(entry["width"], entry["label"]) for entry in summary["entries"]]
+    labels = [(entry["width"], entry["label"]) for entry in values["entries"]]
     names = ["mulo", "mu_adam", "mu_adam (untuned)"]
     assert labels == [(width, name) for width in (4, 8) for name in names]
-    for entry in summary["entries"]:
+    for entry in values["entries"]:
         mine = [
             float(row["final_train_loss"])
             for row in rows
@@ -91,7 +91,7 @@ def test_the_outputs_agree_and_hold_every_entry(finished):
         ]
         assert entry["train_loss"]["seeds"] == pytest.approx(mine)
         assert entry["train_loss"]["estimate"] == pytest.approx(sum(mine) / 2)
-    tuned = summary["entries"][1]
+    tuned = values["entries"][1]
     by_rate = {
         rate: sum(
             float(row["final_train_loss"])
@@ -119,8 +119,8 @@ def test_the_report_needs_no_other_file(finished):
 
 def test_training_improves_on_chance(finished):
     workdir, _, _ = finished
-    summary = json.loads((workdir / "summary.json").read_text())
-    tuned = [e for e in summary["entries"] if e["label"] == "mu_adam"]
+    values = json.loads((workdir / "summary.json").read_text())
+    tuned = [e for e in values["entries"] if e["label"] == "mu_adam"]
     assert all(e["train_loss"]["estimate"] < 0.9 * 1.0986 for e in tuned)
     assert all(e["valid_accuracy"]["estimate"] > 0.4 for e in tuned)
 
@@ -187,6 +187,40 @@ def test_a_workdir_that_cannot_be_written_stops_before_training(theta, tmp_path)
 def test_every_variant_is_a_valid_sweep(variant):
     config = evaluate_width.get_config(variant)
     sweep.SweepConfig.from_dict(config.to_dict())
+
+
+@pytest.mark.parametrize(
+    ("task", "unit", "has_accuracy"),
+    [
+        ("transformer-d1-h1-s4-synthetic_text:4", "nats per token", True),
+        ("mlpae-d3-synthetic:4x4x1:3", "squared error per pixel", False),
+    ],
+)
+def test_text_and_tasks_without_accuracy_run_to_the_report(
+    task, unit, has_accuracy, tmp_path, capsys
+):
+    config = small_config()
+    config.task = task
+    config.optimizers = ("mu_adam",)
+    config.learning_rates.mu_adam = (0.03,)
+    config.untuned_learning_rates = {}
+    assert run.run(config, tmp_path, theta=None, sp_theta=None) == 0
+    values = json.loads((tmp_path / "summary.json").read_text())
+    assert [entry["width"] for entry in values["entries"]] == [4, 8]
+    assert values["num_diverged_cells"] == 0
+    for entry in values["entries"]:
+        assert (entry["valid_accuracy"] is not None) == has_accuracy
+    results = list(csv.DictReader((tmp_path / "results.csv").read_text().splitlines()))
+    assert len(results) == 4
+    for row in results:
+        assert float(row["final_train_loss"]) < float(row["initial_train_loss"])
+    line = capsys.readouterr().out.splitlines()[-2]
+    assert ("%" in line) == has_accuracy
+    settings = sweep.SweepConfig.from_dict(config.to_dict())
+    found = [cells.read(tmp_path / "cells", c) for c in sweep.plan(settings, {})]
+    whole = [result for result in found if result is not None]
+    figure = plots.final_loss(settings, summary.entries(settings, whole))
+    assert figure.axes[0].get_ylabel() == f"loss ({unit})"
 
 
 def command_line(workdir, *more):

@@ -95,7 +95,7 @@ def test_metrics_of_a_split_weigh_every_example_alike(monkeypatch):
     expected = TASK.metrics(params, TASK.dataset.normalize(DATA.valid))
     size = DATA.valid["labels"].shape[0]
     for block in (50, size, size + 1):  # With a rest, exactly, and none whole.
-        monkeypatch.setattr(training, "_METRICS_BATCH", block)
+        monkeypatch.setattr(training, "_METRICS_POSITIONS", block)
         found = training.split_metrics(TASK, params, DATA.valid)
         for name in ("loss", "accuracy"):
             assert jnp.shape(found[name]) == ()

@@ -24,7 +24,9 @@ class Drift:
 
     def init(self, theta, key):
         noise = jax.random.normal(key, (2,)) if self.random_start else jnp.zeros(2)
-        return unroll.InnerState(params={"x": self.start + noise}, opt_state=())
+        return unroll.InnerState(
+            params={"x": self.start + noise}, opt_state=(), task_params=()
+        )
 
     def unroll(self, theta, state, key, arrays, num_steps):
         def step(x, key):
@@ -34,7 +36,7 @@ class Drift:
         x, losses = jax.lax.scan(
             step, state.params["x"], jax.random.split(key, num_steps)
         )
-        return unroll.InnerState(params={"x": x}, opt_state=()), losses
+        return unroll.InnerState(params={"x": x}, opt_state=(), task_params=()), losses
 
     def num_params(self):
         return 2
@@ -208,7 +210,7 @@ def test_a_diverged_pair_starts_anew_and_leaves_the_gradient_finite():
         def unroll(self, theta, state, key, arrays, num_steps):
             state, losses = super().unroll(theta, state, key, arrays, num_steps)
             x = jnp.where(state.params["x"] > 1.0, jnp.inf, state.params["x"])
-            return unroll.InnerState({"x": x}, ()), jnp.minimum(losses, 10.0)
+            return unroll.InnerState({"x": x}, (), ()), jnp.minimum(losses, 10.0)
 
     grown = {"v": jnp.asarray([0.01, 0.01])}
     results = run(estimator(Exploding(), min_length_steps=30), grown, 4)

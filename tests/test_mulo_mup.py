@@ -90,6 +90,36 @@ def test_biases_and_gains_with_several_axes_are_input_like(name, narrow, target)
     assert tree["q"][name] == Scaling("input", 1, math.prod(target))
 
 
+@pytest.mark.parametrize("module", ["query", "key", "value"])
+@pytest.mark.parametrize(
+    ("narrow", "target", "expected"),
+    [
+        ((5, 2, 4), (5, 4, 4), Scaling("input", 5, 16)),  # From a finite context.
+        ((5, 2, 4), (5, 2, 8), Scaling("input", 5, 16)),
+        ((8, 2, 4), (16, 4, 4), Scaling("hidden", 16, 16)),
+        ((8, 2, 4), (32, 2, 8), Scaling("hidden", 32, 16)),
+        ((8, 2, 4), (16, 2, 4), Scaling("output", 16, 8)),  # Fixed heads of fixed size.
+    ],
+)
+def test_projections_to_heads_have_the_heads_on_the_output_side(
+    module, narrow, target, expected
+):
+    def tree(kernel, width):
+        return {
+            "attention": {module: {"kernel": shape(*kernel)}},
+            "in": shape(3, width),
+        }
+
+    for boxed in (False, True):
+        trees = tree(narrow, 8), tree(target, 16)
+        if boxed:
+            for t in trees:
+                leaf = t["attention"][module].pop("kernel")
+                t["attention"][module]["kernel"] = {"value": leaf}
+        found = mup.infer(*trees)["attention"][module]["kernel"]
+        assert (found["value"] if boxed else found) == expected
+
+
 def test_infer_keeps_the_structure_and_takes_arrays_scalars_and_structs():
     def model(width):
         return [

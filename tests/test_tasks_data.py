@@ -1,3 +1,5 @@
+import importlib
+import pathlib
 import subprocess
 import sys
 
@@ -7,7 +9,7 @@ import numpy as np
 import pytest
 
 import tasks
-from tasks import base, data
+from tasks import base, data, image_dataset
 
 
 def test_digits_are_the_images_of_scikit_learn_with_a_tenth_for_validation():
@@ -71,10 +73,9 @@ def test_a_batch_is_a_pure_function_of_the_key():
 
 
 def test_batches_cover_the_split_evenly_and_keep_images_with_their_labels():
-    dataset = base.Dataset(
+    dataset = image_dataset.ImageDataset(
         name="counted",
-        num_classes=50,
-        input_shape=(1, 1, 1),
+        classes=50,
         mean=(0.0,),
         std=(1.0,),
         splits={
@@ -125,6 +126,71 @@ def test_an_unknown_split_is_refused_with_those_there_are():
         ValueError, match=r"one of \['test', 'train', 'valid'\], got 'x'"
     ):
         data.load("digits").arrays("x")
+
+
+@pytest.mark.parametrize("name", ["digits", "digits:4x4", "synthetic:8x8x1:10"])
+def test_images_are_no_text_and_the_error_lists_what_is(name):
+    with pytest.raises(ValueError, match=f"{name}' holds images, .* needs text: pyst"):
+        data.load(name, modality="text")
+    with pytest.raises(ValueError, match="needs text: pystdlib, synthetic_text"):
+        tasks.get(f"transformer-w16-d1-k8-s8-{name}")
+
+
+@pytest.mark.parametrize("name", ["pystdlib", "synthetic_text:16"])
+def test_text_is_no_images_and_the_error_lists_what_is(name):
+    with pytest.raises(ValueError, match=f"{name}' holds text, .* needs images: digit"):
+        data.load(name)
+    with pytest.raises(ValueError, match="needs images: digits, synthetic:HxWxC"):
+        tasks.get(f"mlp-w16-d1-{name}")
+
+
+def test_options_of_the_other_modality_are_refused_by_name():
+    with pytest.raises(ValueError, match=r"\[':8x8', ':gray'\] are for images"):
+        data.load("pystdlib:8x8:gray", modality="text")
+    with pytest.raises(ValueError, match=r"':sp32k=…'\] are for text"):
+        data.load("cifar10:sp32k=some.model")
+    with pytest.raises(ValueError, match="made of tokens, not of pieces"):
+        data.load("synthetic_text:16:sp32k=some.model", modality="text")
+
+
+@pytest.mark.parametrize("name", ["digits", "synthetic:4x5x3:7"])
+def test_first_keeps_the_first_training_examples_as_they_are(name):
+    whole, first = data.load(name), data.load(f"{name}:first=30")
+    assert first.name == f"{name}:first=30"
+    for kind in ("inputs", "labels"):
+        kept = first.arrays("train")[kind]
+        np.testing.assert_array_equal(kept, whole.arrays("train")[kind][:30])
+    assert (first.mean, first.std) == (whole.mean, whole.std)
+    assert first.arrays("valid")["labels"].size == whole.arrays("valid")["labels"].size
+
+
+def test_first_keeps_the_first_training_tokens():
+    whole = data.load("synthetic_text:16", modality="text").arrays("train")["tokens"]
+    first = data.load("synthetic_text:16:first=99", modality="text")
+    np.testing.assert_array_equal(first.arrays("train")["tokens"], whole[:99])
+
+
+@pytest.mark.parametrize(
+    ("name", "modality", "needed"),
+    # 1797 images of 64 bytes and labels of 4; validation serves for the test as well.
+    [("digits", "images", 1797 * 68), ("synthetic_text:300", "text", 12288 * 2)],
+)
+def test_a_set_larger_than_the_budget_is_refused_with_what_it_needs(
+    name, modality, needed
+):
+    dataset = data.load(name, modality=modality, data_budget_bytes=needed)
+    assert dataset.name == name
+    with pytest.raises(ValueError, match=f"needs {needed} bytes .*':first="):
+        data.load(name, modality=modality, data_budget_bytes=needed - 1)
+
+
+def test_every_config_has_the_budget_that_is_the_default_here():
+    folder = pathlib.Path(tasks.__path__[0]).parent / "configs"
+    names = sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")
+    assert "evaluate_width" in names
+    for name in names:
+        config = importlib.import_module(f"configs.{name}").get_config()
+        assert config.data_budget_bytes == data.DATA_BUDGET_BYTES, name
 
 
 def test_importing_tasks_opens_nothing_and_imports_no_heavy_library():

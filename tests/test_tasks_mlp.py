@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from convnet_oracle import layer_norm, random_params, relu
 
 import tasks
 from mulo import mup
@@ -221,3 +222,51 @@ def test_sizes_below_one_are_refused(field):
     dataset = tasks.data.load("synthetic:2x2x1:2")
     with pytest.raises(ValueError, match=f"{field} must be at least 1, got 0"):
         mlp.MLPTask(name="x", dataset=dataset, **sizes)
+
+
+@pytest.mark.parametrize(
+    ("option", "activation"), [("ln", relu), ("tanh-ln", np.tanh), ("tanh", np.tanh)]
+)
+@pytest.mark.parametrize("sp", [False, True])
+def test_layer_norm_comes_before_the_activation_function(sp, option, activation):
+    task = tasks.get(f"{'sp-' if sp else ''}mlp-w4-d2-{option}-synthetic:1x3x1:2")
+    params = random_params(shapes_of(task), seed=1)
+    inputs = np.random.default_rng(0).standard_normal((5, 1, 3, 1)).astype(np.float32)
+    got = task.activations(params, inputs)
+    x = np.float64(inputs).reshape(5, 3)
+    for i in range(2):
+        x = x @ params[f"linear_{i}"]["kernel"] + params[f"linear_{i}"]["bias"]
+        np.testing.assert_allclose(got[f"linear_{i}"], x, rtol=1e-4, atol=1e-5)
+        if "ln" in option:
+            x = layer_norm(x, **params[f"norm_{i}"])
+        x = activation(x)
+    x = x @ params["readout"]["kernel"] + params["readout"]["bias"]
+    np.testing.assert_allclose(got["logits"], x if sp else x / 4, rtol=1e-4, atol=1e-5)
+    assert list(got) == ["linear_0", "linear_1", "logits"]
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        # VeLOdrome's 128x128x128: 393,344 + 2 · 16,512 + 1,290, and 3 · 256 of norms.
+        ("mlp-w128-d3-synthetic:32x32x3:10", 427_658),
+        ("mlp-w128-d3-ln-synthetic:32x32x3:10", 428_426),
+        ("mlp-w256-d3-synthetic:32x32x3:10", 920_842),
+        ("mlp-w256-d3-ln-synthetic:32x32x3:10", 922_378),
+    ],
+)
+def test_parameter_counts(name, count):
+    for task in (tasks.get(name), tasks.get(f"sp-{name}")):
+        assert sum(x.size for x in jax.tree.leaves(shapes_of(task))) == count
+
+
+@pytest.mark.parametrize("sp", [False, True])
+def test_gains_start_at_one_offsets_at_zero_and_both_count_as_input(sp):
+    task = tasks.get(f"{'sp-' if sp else ''}mlp-w8-d2-ln-synthetic:4x4x1:3")
+    params = init(task)
+    for i in range(2):
+        assert (params[f"norm_{i}"]["scale"] == 1).all()
+        assert (params[f"norm_{i}"]["bias"] == 0).all()
+        if not sp:
+            scalings = task.scalings()[f"norm_{i}"]
+            assert scalings["scale"].role == scalings["bias"].role == "input"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import tasks
-from tasks import names, tfds_images
+from tasks import data_names, tfds_images, tfds_sets
 
 ROOT = pathlib.Path(tasks.__file__).resolve().parents[1]
 
@@ -231,9 +231,87 @@ def test_an_unknown_configuration_is_an_error_that_names_it(tfds, tmp_path):
         tasks.data.load("imagenet_resized/33x33", tmp_path)
 
 
+def plain_features(tfds):
+    return {
+        "image": tfds.features.Image(shape=(2, 2, 3)),
+        "label": tfds.features.ClassLabel(num_classes=3),
+    }
+
+
+def test_a_set_beyond_the_budget_is_refused_before_it_is_decoded(tfds, store, tmp_path):
+    made = examples([(2, 2, 3)] * 20)
+    folder = store("plain", plain_features(tfds), train=made, test=made[:5])
+    # 12 bytes of pixels and 4 of label each.
+    with pytest.raises(ValueError, match=r"needs 400 bytes .* budget .* 399") as error:
+        tasks.data.load("plain", folder, data_budget_bytes=399)
+    assert "':first=17'" in str(error.value)
+    assert not (tmp_path / "cache").exists()
+    assert tasks.data.load("plain", folder, data_budget_bytes=400).name == "plain"
+    # From the cache it is refused as well.
+    with pytest.raises(ValueError, match="needs 400 bytes"):
+        tasks.data.load("plain", folder, data_budget_bytes=399)
+
+
+def test_a_test_split_that_is_left_out_is_not_counted(tfds, store):
+    made = examples([(2, 2, 3)] * 20)
+    hidden = [e | {"label": -1} for e in made]
+    folder = store("half", plain_features(tfds), train=made, test=hidden)
+    dataset = tasks.data.load("half", folder, data_budget_bytes=320)
+    assert dataset.splits["test"] is dataset.splits["valid"]
+
+
+def test_names_that_need_the_same_decoded_images_share_a_cache(
+    tfds, store, tmp_path, monkeypatch
+):
+    made = examples([(2, 2, 3)] * 20)
+    folder = store("plain", plain_features(tfds), train=made)
+    whole = tasks.data.load("plain", folder)
+    monkeypatch.setattr(tfds_sets, "builder", None)
+    names = ("plain:first=5", "plain:flip", "plain:crop1:first=5", "plain:velodrome")
+    first, flip, crop, velodrome = (tasks.data.load(name, folder) for name in names)
+    assert [d.name for d in (first, flip, crop, velodrome)] == list(names)
+    assert list(first.arrays("train")["labels"]) == [0, 1, 2, 0, 1]
+    assert first.mean == whole.mean  # The same pixel is the same input.
+    assert crop.arrays("train")["inputs"].shape == (5, 2, 2, 3)
+    for kind in ("inputs", "labels"):
+        for dataset in (first, flip):
+            np.testing.assert_array_equal(
+                dataset.arrays("valid")[kind], whole.arrays("valid")[kind]
+            )
+    counts = [velodrome.arrays(s)["labels"].size for s in ("train", "valid", "test")]
+    assert counts == [16, 2, 2]
+    assert len(os.listdir(tmp_path / "cache")) == 1
+
+
+def test_images_resized_as_velodrome_does_have_a_cache_of_their_own(
+    tfds, store, tmp_path
+):
+    folder = store("plain", plain_features(tfds), train=examples([(2, 2, 3)] * 20))
+    ours = tasks.data.load("plain:1x1", folder)
+    theirs = tasks.data.load("plain:1x1:velodrome", folder)
+    assert ours.arrays("train")["inputs"].dtype == np.uint8
+    assert theirs.arrays("train")["inputs"].dtype == np.float32
+    assert len(os.listdir(tmp_path / "cache")) == 2
+    again = tasks.data.load("plain:1x1:velodrome", folder)
+    np.testing.assert_array_equal(
+        again.arrays("train")["inputs"], theirs.arrays("train")["inputs"]
+    )
+
+
+def test_damaged_prepared_images_are_an_error_that_says_what_to_remove(
+    tfds, store, tmp_path
+):
+    folder = store("plain", plain_features(tfds), train=examples([(2, 2, 3)] * 20))
+    (record,) = folder.glob("**/*train.tfrecord*")
+    record.write_bytes(record.read_bytes()[:-5])
+    with pytest.raises(ValueError, match=f"Remove {folder / 'plain' / '1.0.0'}"):
+        tasks.data.load("plain", folder)
+    assert not [p for p in (tmp_path / "cache").rglob("*") if p.is_file()]
+
+
 @pytest.mark.parametrize("missing", ["tensorflow", "tensorflow_datasets"])
 def test_without_tfds_the_error_says_what_to_install(monkeypatch, tmp_path, missing):
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(ValueError, match=r"pip install 'mulo\[data\]'") as error:
-        tfds_images.load(names.parse_data("digit"), tmp_path)
+        tfds_images.load(data_names.parse("digit"), tmp_path, 1 << 30)
     assert "Did you mean 'digits'?" in str(error.value)

@@ -1,8 +1,8 @@
-"""Decoded images on disk: memory-mapped .npy files, checked when opened.
+"""Decoded data sets on disk: memory-mapped .npy files, checked when opened.
 
-One folder per data set, options and state of the prepared data, ::
+One folder per data set, way of decoding and state of the prepared data, ::
 
-    <root>/<name>/<fingerprint>/{train,valid,test}.{inputs,labels}.npy
+    <root>/<name>/<fingerprint>/{train,valid,test}.<array>.npy
     <root>/<name>/<fingerprint>/meta.json
 
 ``meta.json`` is written last, so that a folder with one is complete. Several processes
@@ -18,20 +18,22 @@ import json
 import logging
 import os
 import pathlib
+import shutil
 import tempfile
 import zlib
-from collections.abc import Generator, Iterable, Iterator, Mapping
-from typing import IO, Any
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from typing import IO, Any, TypeVar
 
 import numpy as np
 
-from tasks import base, images
-
-FORMAT = 1  # Raised when the files' meaning changes: older folders are rebuilt.
+FORMAT = 2  # Raised when the files' meaning changes: older folders are rebuilt.
 _META = "meta.json"
 _BLOCK_BYTES = 1 << 20  # Of a checksum; at most _MAX_BLOCKS blocks of a file are read,
 _MAX_BLOCKS = 64  # so files up to 64 MiB are covered wholly, larger ones in samples.
 _LOG = logging.getLogger(__name__)
+
+Splits = Mapping[str, Mapping[str, np.ndarray]]
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Place:
     """Where the cache of one data set may lie."""
 
     roots: tuple[pathlib.Path, ...]  # Read in this order; written to the first able.
-    name: str  # Canonical name with options.
+    name: str  # Of the set, with all that changes what is written.
     fingerprint: str  # Of the prepared data; "" where there is none.
 
     def folders(self) -> Iterator[pathlib.Path]:
@@ -64,6 +66,8 @@ class Place:
             if _writable(root):
                 folder = root / folder_name(self.name) / self.fingerprint
                 folder.mkdir(parents=True, exist_ok=True)
+                for blocked in filter(pathlib.Path.is_dir, folder.glob("*.npy")):
+                    shutil.rmtree(blocked)  # A file belongs there.
                 return folder
         raise PermissionError(
             f"none of {[str(r) for r in self.roots]} can be written to cache "
@@ -75,9 +79,12 @@ def place(name: str, source: str, data_dir: pathlib.Path) -> Place:
     """Return where to look for a data set's cache.
 
     Args:
-      name: Canonical name with options.
+      name: Of the set, with all that changes what is written.
       source: The name in tensorflow-datasets, a folder of ``data_dir`` if prepared.
       data_dir: Where tensorflow-datasets keeps its data.
+
+    Raises:
+      ValueError: If the prepared data cannot be read.
     """
     given = os.environ.get("MULO_CACHE_DIR")
     if given:
@@ -92,16 +99,24 @@ def folder_name(name: str) -> str:
     return name.replace("/", "__").replace(":", "-")
 
 
-def read(where: Place) -> base.Dataset | None:
+def read(where: Place, parse: Callable[[Splits, Mapping[str, Any]], T]) -> T | None:
     """Open a cached data set, or return None where there is none that is sound.
 
     Damaged folders are reported through ``logging`` and passed over.
+
+    Args:
+      where: Where it may lie.
+      parse: Takes the arrays by split and name, memory-mapped, and the facts that
+        :func:`write_meta` was given. What it raises counts as damage.
+
+    Returns:
+      What ``parse`` returns.
     """
     for folder in where.folders():
         if not (folder / _META).is_file():
             continue
         try:
-            return _open(folder, where.name)
+            return parse(*_open(folder, where.name))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             _LOG.warning("Cache %s is damaged (%s): not used.", folder, error)
     return None
@@ -109,29 +124,32 @@ def read(where: Place) -> base.Dataset | None:
 
 def write_array(
     path: pathlib.Path,
-    shape: tuple[int, ...],
-    dtype: type,
+    shape: tuple[int | None, ...],
+    dtype: np.typing.DTypeLike,
     chunks: Iterable[np.ndarray],
 ) -> None:
     """Write an .npy file piece by piece, atomically.
 
     Args:
       path: File to create or replace.
-      shape: Of the whole array.
+      shape: Of the whole array; None in the first place if that turns out at the end.
       dtype: Of the whole array.
       chunks: Arrays that give ``shape`` when concatenated along axis 0.
 
     Raises:
       ValueError: If the chunks give another shape.
     """
-    header = {
-        "descr": np.lib.format.dtype_to_descr(np.dtype(dtype)),
-        "fortran_order": False,
-        "shape": shape,
-    }
+
+    def header(count: int) -> dict[str, Any]:
+        return {
+            "descr": np.lib.format.dtype_to_descr(np.dtype(dtype)),
+            "fortran_order": False,
+            "shape": (count, *shape[1:]),
+        }
+
     with _replacing(path) as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        count = 0
+        np.lib.format.write_array_header_1_0(file, header(shape[0] or 0))
+        start, count = file.tell(), 0
         for chunk in chunks:
             if chunk.shape[1:] != shape[1:]:
                 raise ValueError(
@@ -140,33 +158,50 @@ def write_array(
                 )
             file.write(np.ascontiguousarray(chunk, dtype).tobytes())
             count += chunk.shape[0]
-        if count != shape[0]:
+        if shape[0] is None:
+            # numpy leaves room in the header for any number of digits.
+            file.seek(0)
+            np.lib.format.write_array_header_1_0(file, header(count))
+            if file.tell() != start:
+                raise ValueError(f"the header of {path.name} does not fit its place.")
+        elif count != shape[0]:
             raise ValueError(
                 f"{path.name} must hold {shape[0]} examples, got {count}: the prepared "
                 "data are incomplete."
             )
 
 
-def write_meta(
-    folder: pathlib.Path, name: str, splits: Iterable[str], num_classes: int
-) -> None:
-    """Complete a folder whose arrays are written: measure, checksum, describe.
+def open_arrays(folder: pathlib.Path, splits: Mapping[str, Iterable[str]]) -> Splits:
+    """Memory-map arrays that are written.
 
     Args:
-      folder: Holds ``<split>.inputs.npy`` and ``<split>.labels.npy``.
-      name: Canonical name with options.
-      splits: Which of train, valid and test are written.
-      num_classes: Classes the labels are drawn from.
+      folder: Holds ``<split>.<array>.npy``.
+      splits: Names of the arrays of each split.
     """
-    files = [folder / f"{s}.{k}.npy" for s in splits for k in ("inputs", "labels")]
-    train = base.complete_splits(_map_splits(files))["train"]
-    mean, std = images.mean_and_std(train["inputs"])
+    return _map_splits(
+        folder / f"{s}.{k}.npy" for s, keys in splits.items() for k in keys
+    )
+
+
+def write_meta(
+    folder: pathlib.Path,
+    name: str,
+    splits: Mapping[str, Iterable[str]],
+    facts: Mapping[str, Any],
+) -> None:
+    """Complete a folder whose arrays are written: checksum and describe them.
+
+    Args:
+      folder: Holds ``<split>.<array>.npy``.
+      name: As in :class:`Place`.
+      splits: Names of the arrays of each split that is written.
+      facts: What else is to be known of the set; goes into JSON.
+    """
+    files = [folder / f"{s}.{k}.npy" for s, keys in splits.items() for k in keys]
     meta = {
         "format": FORMAT,
         "name": name,
-        "num_classes": num_classes,
-        "mean": mean,
-        "std": std,
+        "facts": facts,
         "files": {
             f.name: {"bytes": f.stat().st_size, "crc32": _checksum(f)} for f in files
         },
@@ -175,7 +210,7 @@ def write_meta(
         file.write(json.dumps(meta, indent=1).encode())
 
 
-def _open(folder: pathlib.Path, name: str) -> base.Dataset:
+def _open(folder: pathlib.Path, name: str) -> tuple[Splits, Mapping[str, Any]]:
     meta: Mapping[str, Any] = json.loads((folder / _META).read_text())
     if meta["format"] != FORMAT or meta["name"] != name:
         raise ValueError(
@@ -188,21 +223,13 @@ def _open(folder: pathlib.Path, name: str) -> base.Dataset:
             raise ValueError(f"{file} must have {expected['bytes']} bytes, got {size}")
         if _checksum(folder / file) != expected["crc32"]:
             raise ValueError(f"{file} does not match its checksum")
-    splits = base.complete_splits(_map_splits([folder / f for f in meta["files"]]))
-    h, w, c = splits["train"]["inputs"].shape[1:]
-    return base.Dataset(
-        name=name,
-        num_classes=int(meta["num_classes"]),
-        input_shape=(h, w, c),
-        mean=tuple(map(float, meta["mean"])),
-        std=tuple(map(float, meta["std"])),
-        splits=splits,
-    )
+    splits = _map_splits(folder / f for f in meta["files"])
+    if "train" not in splits:
+        raise ValueError("meta.json names no train split")
+    return splits, meta["facts"]
 
 
-def _map_splits(
-    files: Iterable[pathlib.Path],
-) -> dict[str, dict[str, np.ndarray]]:
+def _map_splits(files: Iterable[pathlib.Path]) -> Splits:
     splits: dict[str, dict[str, np.ndarray]] = {}
     for file in files:
         split, kind, _ = file.name.split(".")
@@ -224,7 +251,13 @@ def _fingerprint(folder: pathlib.Path) -> str:
     digest = hashlib.sha256()
     for info in sorted(infos):
         digest.update(str(info.relative_to(folder)).encode())
-        digest.update(info.read_bytes())
+        try:
+            digest.update(info.read_bytes())
+        except OSError as error:
+            raise ValueError(
+                f"prepared data must be readable, got: {error}. Mend its permissions, "
+                "or name another folder with TFDS_DATA_DIR or data_dir."
+            ) from error
     return digest.hexdigest()[:12]
 
 
@@ -246,6 +279,8 @@ def _writable(root: pathlib.Path) -> bool:
     existing = root
     while not existing.exists():
         existing = existing.parent
+    if not existing.is_dir():
+        return False
     # A folder without any write bit is meant to stay as it is, even for root.
     return bool(existing.stat().st_mode & 0o222) and os.access(existing, os.W_OK)
 

@@ -1,0 +1,231 @@
+"""Checks that the best learning rate stays where it is as width grows; a module to run.
+
+    python -m evaluate.lr_transfer --task=transformer-d2-k16-tiny_shakespeare \
+        --optimizer=mu_adam --widths=64,128,256,512
+
+Trains every width at every learning rate and compares where the minima lie: passed when
+the best rates of all widths are within one grid step of each other. The sweep's own
+cells are used (:mod:`evaluate.sweep`), so a stopped run goes on where it was.
+Optimizers of the standard parametrization train the task's ``sp-`` twin.
+
+Exit status 0: the best rate transfers; 1: it moves, or lies at the end of the grid at
+every width; 2: bad input.
+
+Reference: Yang et al., `Tensor Programs V <https://arxiv.org/abs/2203.03466>`_, 2022,
+figure 1.
+"""
+
+import dataclasses
+import json
+import math
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+from absl import flags
+
+from evaluate import cells as cells_lib
+from evaluate import command, coord_report, files, optimizers, style, sweep, tables
+
+_TASK = flags.DEFINE_string("task", "mlp-d3-digits", "μP template without a width.")
+_OPTIMIZER = flags.DEFINE_string("optimizer", "mu_adam", "Not a learned one.")
+_WIDTHS = flags.DEFINE_list("widths", "64,128,256,512", "Widths.")
+_RATES = flags.DEFINE_list(
+    "learning_rates", "0.016,0.032,0.064,0.128,0.256,0.512", "By equal factors."
+)
+_STEPS = flags.DEFINE_integer("steps", 200, "Training steps.")
+_SEEDS = flags.DEFINE_integer("seeds", 1, "Seeds, averaged over.")
+_BATCH = flags.DEFINE_integer("batch_size", 16, "Examples per step.")
+_WORKDIR = flags.DEFINE_string("workdir", "runs/lr_transfer", "Cells, JSON and plot.")
+_DATA_DIR = flags.DEFINE_string("data_dir", "", "Of tensorflow-datasets.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Transfer:
+    """Final training losses over widths and learning rates, and what they say."""
+
+    widths: tuple[int, ...]  # (W,), rising.
+    rates: tuple[float, ...]  # (R,), rising.
+    losses: np.ndarray  # (W, R). Mean over seeds; inf where a seed diverged.
+
+    @property
+    def best(self) -> tuple[int, ...]:
+        """Index of every width's best learning rate.
+
+        Raises:
+          ValueError: If every rate diverged at some width.
+        """
+        for width, losses in zip(self.widths, self.losses, strict=True):
+            if not np.isfinite(losses).any():
+                raise ValueError(
+                    f"every learning rate diverged at width {width}; add smaller ones "
+                    f"than {self.rates[0]:g}."
+                )
+        return tuple(int(i) for i in np.argmin(self.losses, axis=1))
+
+    @property
+    def moved(self) -> int:
+        """Grid steps between the smallest and the largest best rate."""
+        return max(self.best) - min(self.best)
+
+    @property
+    def passed(self) -> bool:
+        """Whether the best rate transfers; not told where all are at the grid's end."""
+        return self.moved <= 1 and len(self.on_edge) < len(self.widths)
+
+    @property
+    def on_edge(self) -> tuple[int, ...]:
+        """Widths whose best rate lies at an end of the grid."""
+        ends = (0, len(self.rates) - 1)
+        return tuple(
+            width for width, i in zip(self.widths, self.best, strict=True) if i in ends
+        )
+
+
+def collect(results: Sequence[cells_lib.CellResult]) -> Transfer:
+    """Arrange the cells of one optimizer by width and learning rate."""
+    losses: dict[tuple[int, float], list[float]] = {}
+    for result in results:
+        width = sweep.width_of(result.cell)
+        loss = np.inf if result.diverged else result.final_train_loss
+        losses.setdefault((width, result.cell.learning_rate), []).append(loss)
+    widths = tuple(sorted({width for width, _ in losses}))
+    rates = tuple(sorted({rate for _, rate in losses}))
+    table = [[float(np.mean(losses[w, r])) for r in rates] for w in widths]
+    return Transfer(widths, rates, np.array(table))
+
+
+def describe(transfer: Transfer, title: str) -> str:
+    """Return the table of losses, each width's best marked, and the verdict."""
+    rows = [["width", *[f"{rate:g}" for rate in transfer.rates], "best"]]
+    for width, losses, best in zip(
+        transfer.widths, transfer.losses, transfer.best, strict=True
+    ):
+        shown = [f"{x:.3f}" if np.isfinite(x) else "diverged" for x in losses]
+        rows.append([str(width), *shown, f"{transfer.rates[best]:g}"])
+    steps = f"{transfer.moved} grid step{'' if transfer.moved == 1 else 's'}"
+    verdict = f"{'passed' if transfer.passed else 'FAILED'}: best rates lie {steps}"
+    lines = [title, tables.format_table(rows), f"{verdict} apart."]
+    if transfer.on_edge:
+        lines.append(
+            f"Warning: at widths {', '.join(map(str, transfer.on_edge))} the best rate "
+            "is at an end of the grid; the minimum may lie beyond."
+        )
+    return "\n".join(lines)
+
+
+def png(transfer: Transfer, title: str) -> bytes:
+    """Draw loss against learning rate, a line per width, each one's best a star."""
+    fig, (axes,) = style.figure(1, 1, (6.4, 4.4))
+    style.dress(
+        axes,
+        title=f"{title}\nbest rates {transfer.moved} grid steps apart",
+        xlabel="learning rate",
+        ylabel="final training loss",
+        alarm=not transfer.passed,
+    )
+    for j, (width, losses, best) in enumerate(
+        zip(transfer.widths, transfer.losses, transfer.best, strict=True)
+    ):
+        colour = style.width_colour(j, len(transfer.widths))
+        shown = np.where(np.isfinite(losses), losses, np.nan)
+        axes.plot(
+            transfer.rates,
+            shown,
+            color=colour,
+            marker="o",
+            markersize=4,
+            label=f"width {width}",
+        )
+        axes.plot(
+            transfer.rates[best],
+            losses[best],
+            color=colour,
+            marker="*",
+            markersize=15,
+            markeredgecolor="white",
+        )
+    axes.set_xscale("log")
+    finite = transfer.losses[np.isfinite(transfer.losses)]
+    axes.set_ylim(*style.loss_limits(finite[finite < 2 * finite.min()].tolist()))
+    axes.legend(frameon=False, fontsize=10)
+    return style.png(fig)
+
+
+def run(config: sweep.SweepConfig, workdir: pathlib.Path) -> Transfer:
+    """Train what is missing of a sweep with one optimizer; return the losses.
+
+    Raises:
+      ValueError: If the config names a learned optimizer, several, or bad input.
+      OSError: If the workdir cannot be written.
+    """
+    cells = sweep.plan(config, {})
+    folder = workdir / "cells"
+    sweep.run(config, cells, {}, folder)
+    results = [cells_lib.read(folder, cell) for cell in cells]
+    return collect([result for result in results if result is not None])
+
+
+def _rates(texts: Sequence[str]) -> tuple[float, ...]:
+    try:
+        return tuple(sorted(float(text) for text in texts))
+    except ValueError:
+        raise ValueError(
+            f"learning_rates must be numbers, like 0.01,0.02; got {list(texts)}."
+        ) from None
+
+
+def _config() -> sweep.SweepConfig:
+    widths = coord_report.parse_sizes("widths", _WIDTHS.value)
+    rates = _rates(_RATES.value)
+    if len(widths) < 2 or len(rates) < 3:
+        raise ValueError(
+            "widths must be two or more and learning_rates three or more, or nothing "
+            f"can move; got {widths} and {rates}."
+        )
+    if optimizers.get(_OPTIMIZER.value).learned:
+        raise ValueError(
+            f"optimizer must be one with a learning rate to tune; {_OPTIMIZER.value!r} "
+            "is learned."
+        )
+    return sweep.SweepConfig.for_one(
+        task=_TASK.value,
+        optimizer=_OPTIMIZER.value,
+        widths=widths,
+        learning_rates=rates,
+        num_seeds=_SEEDS.value,
+        horizon_steps=_STEPS.value,
+        batch_examples=_BATCH.value,
+        data_dir=_DATA_DIR.value,
+    )
+
+
+def main() -> int:
+    """Run the check; return the exit status."""
+    workdir = pathlib.Path(_WORKDIR.value)
+    config = _config()
+    transfer = run(config, workdir)
+    name = config.task_name(_OPTIMIZER.value, config.widths[0])
+    title = f"{_OPTIMIZER.value} on {name.replace(f'-w{config.widths[0]}', '')}"
+    text = describe(transfer, f"{title}, {_STEPS.value} steps: final training loss")
+    plot = files.write_bytes(workdir / "lr_transfer.png", png(transfer, title))
+    values = {
+        "title": title,
+        "widths": transfer.widths,
+        "learning_rates": transfer.rates,
+        "losses_by_width_rate": [
+            [x if math.isfinite(x) else None for x in row]
+            for row in transfer.losses.tolist()
+        ],
+        "best": [transfer.rates[i] for i in transfer.best],
+        "grid_steps": transfer.moved,
+        "passed": transfer.passed,
+    }
+    files.write_text(workdir / "lr_transfer.json", json.dumps(values, indent=1) + "\n")
+    print(text)
+    print(f"plot: {plot}")
+    return 0 if transfer.passed else 1
+
+
+if __name__ == "__main__":
+    command.run("lr_transfer", main, "; finished cells are kept")

@@ -1,0 +1,48 @@
+"""Stochastic gradient descent under μP: optax's own, with one multiplier per leaf.
+
+Input weights and biases step by fan_out/base_width of the learning rate, hidden weights
+by fan_out/fan_in, readouts by fan_in/base_width (Tensor Programs V, arXiv 2203.03466,
+table 8, with the readout's 1/fan_in in the forward pass). Where the multiplier is 1 the
+updates are bitwise optax's.
+"""
+
+from typing import Any
+
+import jax
+import optax
+
+from mulo import _mu_adam
+
+
+def mu_sgd(
+    learning_rate: optax.ScalarOrSchedule,
+    *,
+    mup: Any,
+    base_width: jax.typing.ArrayLike,
+    momentum: jax.typing.ArrayLike = 0.0,
+    nesterov: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    """Stochastic gradient descent with μP multipliers.
+
+    Args:
+      learning_rate: Parameter units per unit of gradient at ``base_width``; float or
+        schedule.
+      mup: Tree of :class:`mulo.mup.Scaling` from ``mulo.mup.infer``. None means the
+        standard parametrization, i.e. ``optax.sgd``; then base_width is not used.
+      base_width: Fan at which every weight steps by the learning rate alone.
+      momentum: Decay per step of the sum of past gradients; 0 keeps no such sum.
+      nesterov: Whether momentum is Nesterov's.
+
+    Returns:
+      A transformation that takes ``value=`` and ignores unknown keyword arguments.
+
+    Raises:
+      ValueError: As :func:`mulo._mu_adam.scale_by_mup`.
+    """
+    none = isinstance(momentum, int | float) and momentum == 0
+    chain = optax.chain(
+        optax.identity() if none else optax.trace(momentum, nesterov),  # type: ignore[arg-type]
+        _mu_adam.scale_by_mup(mup, optimizer="sgd", base_width=base_width),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+    return optax.with_extra_args_support(chain)

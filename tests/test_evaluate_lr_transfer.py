@@ -1,0 +1,106 @@
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from evaluate import lr_transfer
+
+ROOT = pathlib.Path(__file__).parent.parent
+RATES = (0.1, 0.2, 0.4)
+
+
+def transfer(*rows):
+    widths = (8, 16, 32)[: len(rows)]
+    return lr_transfer.Transfer(widths, RATES, np.array(rows, np.float64))
+
+
+def test_the_best_rate_of_a_width_is_where_its_loss_is_least():
+    found = transfer([3.0, 1.0, 2.0], [3.0, 2.0, 1.0])
+    assert found.best == (1, 2)
+    assert found.moved == 1
+    assert found.on_edge == (16,)
+
+
+def test_diverged_rates_are_never_best():
+    assert transfer([np.inf, 9.0, 10.0]).best == (1,)
+    with pytest.raises(ValueError, match=r"diverged at width 8; add smaller .* 0\.1"):
+        _ = transfer([np.inf] * 3).best
+
+
+def test_more_than_one_grid_step_fails_and_says_so():
+    near = lr_transfer.describe(transfer([2, 1, 3], [3, 2, 1]), "title")
+    far = lr_transfer.describe(transfer([1, 2, 3], [3, 2, 1]), "title")
+    assert "passed: best rates lie 1 grid step apart" in near
+    assert "FAILED: best rates lie 2 grid steps apart" in far
+    assert "at widths 8, 16 the best rate is at an end" in far
+
+
+def test_best_rates_all_at_an_end_of_the_grid_say_nothing():
+    found = transfer([1, 2, 3], [1, 2, 3])
+    assert found.moved == 0
+    assert not found.passed
+    assert transfer([1, 2, 3], [2, 1, 3]).passed
+
+
+def test_the_plot_is_a_png_also_with_diverged_rates():
+    found = transfer([2, 1, np.inf], [3, 2, 1])
+    assert lr_transfer.png(found, "title")[:4] == b"\x89PNG"
+
+
+def command(folder, *more):
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "evaluate.lr_transfer", f"--workdir={folder}"),
+            *("--task=mlp-d1-synthetic:2x2x1:2", "--widths=4,8", "--steps=12"),
+            *("--learning_rates=0.001,0.1,10000", "--batch_size=4", *more),
+        ],
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_a_check_trains_every_cell_once_and_writes_table_json_and_plot(tmp_path):
+    first = command(tmp_path)
+    assert first.returncode == 0, first.stderr
+    assert "mu_adam on mlp-d1-synthetic:2x2x1:2, 12 steps" in first.stdout
+    values = json.loads((tmp_path / "lr_transfer.json").read_text())
+    assert values["widths"] == [4, 8]
+    assert values["best"] == [0.1, 0.1]
+    assert np.shape(values["losses_by_width_rate"]) == (2, 3)
+    assert values["passed"]
+    assert (tmp_path / "lr_transfer.png").read_bytes()[:4] == b"\x89PNG"
+    cells = {p: p.stat().st_mtime_ns for p in (tmp_path / "cells").iterdir()}
+    assert len(cells) == 6
+    again = command(tmp_path)
+    assert again.stdout == first.stdout
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "cells").iterdir()} == cells
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--learning_rates=0.1,x", "learning_rates must be numbers"),
+        ("--widths=4,y", "widths must be whole numbers"),
+        ("--optimizer=mu_adm", "did you mean 'mu_adam'"),
+        ("--optimizer=mulo", "'mulo' is learned"),
+        ("--widths=8", "widths must be two or more"),
+        ("--learning_rates=0.1,0.2", "learning_rates three or more"),
+        ("--steps=abc", "flag --steps=abc"),
+        ("--nosuchflag", "Unknown command line flag"),
+        ("--task=sp-mlp-d1-digits", "must be a μP template"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(flag, message, tmp_path):
+    done = command(tmp_path, flag)
+    assert done.returncode == 2
+    assert done.stderr.startswith("lr_transfer: ")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not any(tmp_path.iterdir())
