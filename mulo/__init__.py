@@ -11,6 +11,7 @@ from mulo._lstm_ff import LSTMFF as LSTMFF
 from mulo._mu_adam import mu_adam as mu_adam
 from mulo._mu_adam import mu_adamw as mu_adamw
 from mulo._mu_adam import scale_by_mup as scale_by_mup
+from mulo._mu_sgd import mu_sgd as mu_sgd
 from mulo._muon import muon as muon
 from mulo._optax_rules import adafactor as adafactor
 from mulo._optax_rules import lion as lion
@@ -19,7 +20,6 @@ from mulo._optax_rules import schedule_free_adamw as schedule_free_adamw
 from mulo._optax_rules import sgd as sgd
 from mulo._shampoo import scale_by_shampoo as scale_by_shampoo
 from mulo._shampoo import shampoo as shampoo
-from mulo._mu_sgd import mu_sgd as mu_sgd
 from mulo._small_fc import SmallFC as SmallFC
 from mulo._soap import scale_by_soap as scale_by_soap
 from mulo._soap import soap as soap
