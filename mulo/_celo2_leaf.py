@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mulo import _scalar_network as scalar_network
 from mulo import _small_fc_leaf as shared
 
 LeafState = shared.LeafState
@@ -52,7 +53,14 @@ GROUPS = (
 _CLIP = 1000.0  # Gradient units.
 _CLIP_FEATURE = 0.1  # Gradient units.
 _MAX_VECTORS = 32  # Arrays in one long vector; each adds a little to the program.
-_FEATURES_AT_ONCE = 6  # In one reduction; the fastest on CPUs of 1, 3, 6, 9 and 18.
+
+# Groups of features that are read from the same arrays: the gradient and parameters,
+# the momenta, and these with the second moment.
+_READ_TOGETHER = (
+    ("gradient", "clipped_gradient", "parameter", "factored_gradient"),
+    ("momentum", "factored_momentum"),
+    ("rms", "momentum_by_rms", "inverse_rms", "gradient_by_rms"),
+)
 
 
 class Network(NamedTuple):
@@ -120,10 +128,14 @@ def update_factored(network, decays, grad, param, state):
     g, p, v = (x.reshape(last_two) for x in (grad, param, rms))
     m = momentum.reshape(-1, *last_two)
     factors = list(zip(row_factor, col_factor, strict=True))
-    planes = _planes(g, p, m, v, [g * r * c for r, c in factors])
-    planes["factored_momentum"] = [
-        x * r * c for x, (r, c) in zip(m, factors, strict=True)
-    ]
+
+    def planes_of(g, p, m, v, factors):
+        planes = _planes(g, p, m, v, [g * r * c for r, c in factors])
+        planes["factored_momentum"] = [
+            x * r * c for x, (r, c) in zip(m, factors, strict=True)
+        ]
+        return planes
+
     by_row = _share(network, {"row": row, "inverse_row": _inverse(row)})
     by_column = _share(network, {"column": col, "inverse_column": _inverse(col)})
     hidden = [
@@ -132,15 +144,20 @@ def update_factored(network, decays, grad, param, state):
             network.bias.reshape(-1, 1, 1, 1), by_row, by_column, strict=True
         )
     ]
-    features = [feature for group in planes.values() for feature in group]
+    planes = planes_of(g, p, m, v, factors)
+    names = [group for group, features in planes.items() for _ in features]
+    together = [
+        [i for i, name in enumerate(names) if name in groups]
+        for groups in _READ_TOGETHER
+    ]
+    by_row = scalar_network.row_mean_squares(_flat(planes), together)
+    scales = _inverse_rms(jnp.mean(jnp.stack(by_row), 2)[..., None, None])
     weights = jnp.concatenate([network.groups[group] for group in planes])
-    scales = _inverse_rms(jnp.stack(_mean_squares(features)))
-    out = _later_layers(
-        _first_layer(
-            hidden, features, weights[:, :, None, None, None] * scales[:, None]
-        ),
-        network,
+    planes = planes_of(*scalar_network.made_anew((g, p, m, v, factors)))
+    hidden = scalar_network.first_layer(
+        hidden, _flat(planes), weights[:, :, None, None, None] * scales[:, None]
     )
+    (out,) = scalar_network.later_layers(hidden, network.layers, 1)
     return out.reshape(shape), LeafState(momentum, rms, along_a, along_b)
 
 
@@ -193,7 +210,7 @@ def _update_long_vector(network, decays, grads, params, states):
     decay = decays.adafactor.reshape(-1, 1)
     second = decay * second + (1.0 - decay) * (jnp.square(g)[None] + 1e-30)
     planes = _planes(g, p, list(m), v, [g * s for s in _safe_rsqrt(second + 1e-9)])
-    features = jnp.stack([feature for group in planes.values() for feature in group])
+    features = jnp.stack(_flat(planes))
     mean_square = jnp.stack(
         [
             jnp.mean(part, axis=1)
@@ -204,7 +221,8 @@ def _update_long_vector(network, decays, grads, params, states):
     features *= _inverse_rms(mean_square)[:, np.repeat(np.arange(len(sizes)), sizes)]
     weights = jnp.concatenate([network.groups[group] for group in planes])
     hidden = list(network.bias.reshape(-1, 1))
-    out = _later_layers(_first_layer(hidden, features, weights[:, :, None]), network)
+    hidden = scalar_network.first_layer(hidden, features, weights[:, :, None])
+    (out,) = scalar_network.later_layers(hidden, network.layers, 1)
 
     def split(x):
         """(*lead, N) → arrays (*lead, *shape)."""
@@ -253,53 +271,16 @@ def _planes(g, p, m, v, factored):
     }
 
 
+def _flat(planes):
+    return [feature for group in planes.values() for feature in group]
+
+
 def _share(network, groups):
     """First-layer share of row or column statistics (M, K, …): (H, K, …)."""
     stats = jnp.concatenate(list(groups.values()))
     weights = jnp.concatenate([network.groups[group] for group in groups])
     scale = _inverse_rms(jnp.mean(jnp.square(stats), (-2, -1), keepdims=True))
     return jnp.einsum("fkab,fh->hkab", stats * scale, weights)
-
-
-def _mean_squares(features):
-    """Mean square over the last two axes of each of the (K, A, B) arrays: (K, 1, 1)."""
-    # Reductions of several features at once read the accumulators once and leave the
-    # features in registers; single ones would write them to memory first.
-    means = []
-    for i in range(0, len(features), _FEATURES_AT_ONCE):
-        squares = tuple(jnp.square(x) for x in features[i : i + _FEATURES_AT_ONCE])
-        zeros = tuple(jnp.zeros(()) for _ in squares)
-        # Row sums first: a single running sum would lose digits in large arrays.
-        by_row = jax.lax.reduce(squares, zeros, _add_all, (2,))
-        means += [
-            jnp.mean(x, 1)[:, None, None] / y.shape[2]
-            for x, y in zip(by_row, squares, strict=True)
-        ]
-    return means
-
-
-def _add_all(xs, ys):
-    return tuple(x + y for x, y in zip(xs, ys, strict=True))
-
-
-def _first_layer(hidden, features, weights):
-    """Pre-activations plus features (F of them) times weights (F, H, …); lists."""
-    for feature, row in zip(features, weights, strict=True):
-        hidden = [x + feature * weight for x, weight in zip(hidden, row, strict=True)]
-    return hidden
-
-
-def _later_layers(hidden, network):
-    """Pre-activations of the first layer, a list of H arrays → the direction."""
-    for i, (weights, bias) in enumerate(network.layers):
-        hidden = [jnp.maximum(x, 0.0) for x in hidden]
-        # Of the last layer's three outputs only the first is used.
-        outputs = weights.shape[1] if i < len(network.layers) - 1 else 1
-        hidden = [
-            sum((x * w for x, w in zip(hidden, weights[:, h], strict=True)), bias[h])
-            for h in range(outputs)
-        ]
-    return hidden[0]
 
 
 def _safe_rsqrt(x):

@@ -37,7 +37,7 @@ def eigenbasis(matrix: jax.Array, old: jax.Array) -> jax.Array:
     Returns:
       shape=(n, s, s), orthogonal. The identity for a matrix of zeros.
     """
-    _, vectors = jnp.linalg.eigh(_normalized(matrix)[0])
+    _, vectors = _eigh(_normalized(matrix)[0])
     vectors = vectors[..., ::-1]
     return jnp.where(_usable(matrix, vectors), vectors, old)
 
@@ -61,7 +61,7 @@ def refine(matrix: jax.Array, basis: jax.Array) -> tuple[jax.Array, jax.Array]:
     order = jnp.argsort(-jnp.sum(basis * product, axis=-2), axis=-1)
     order = order.astype(jnp.int32)
     ordered = jnp.take_along_axis(product, order[:, None, :], axis=-1)
-    new, _ = jnp.linalg.qr(ordered)
+    new, _ = _qr(ordered)
     usable = _usable(matrix, new)
     same = jnp.broadcast_to(jnp.arange(order.shape[-1], dtype=jnp.int32), order.shape)
     return jnp.where(usable, new, basis), jnp.where(usable[..., 0], order, same)
@@ -105,8 +105,27 @@ def inverse_root(
     return jnp.where(_usable(matrix, root) & good[:, None, None], root, old)
 
 
+def _one_at_a_time(decompose, matrices):
+    """Decompose a batch; on CPUs matrix by matrix.
+
+    XLA's CPU kernels share a batch out over the pool of threads they run in and wait
+    for it there: as many of them at once as there are threads, two on two cores, wait
+    for each other forever (jaxlib 0.10.2). One matrix needs no sharing out.
+    """
+    one = jax.custom_batching.sequential_vmap(decompose)
+    return jax.lax.platform_dependent(matrices, cpu=jax.vmap(one), default=decompose)
+
+
+def _eigh(matrices):
+    return _one_at_a_time(lambda m: tuple(jnp.linalg.eigh(m)), matrices)
+
+
+def _qr(matrices):
+    return _one_at_a_time(lambda m: tuple(jnp.linalg.qr(m)), matrices)
+
+
 def _root_by_eigh(unit, power, ridge):
-    values, vectors = jnp.linalg.eigh(unit)
+    values, vectors = _eigh(unit)
     floor = ridge * values[:, -1:]
     # Rounding may leave a null direction slightly negative: it gets the ridge.
     values = jnp.maximum(values + floor, floor)

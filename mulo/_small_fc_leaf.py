@@ -25,9 +25,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from mulo import _row_blocks as row_blocks
+from mulo import _scalar_network as scalar_network
 
 TIMESCALES = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000)  # Steps.
 
+_MAX_SCALAR_UNITS = 16  # Up to here a network written out in scalars is faster.
 _MAX_VECTORS = 32  # Arrays in one long vector; each adds a little to the program.
 
 
@@ -158,7 +160,7 @@ def update_factored(network, decays, exp_mult, grad, param, state):
         _safe_rsqrt(row / (jnp.mean(row, axis=2, keepdims=True) + 1e-9)),
         _safe_rsqrt(col),
     )
-    # Share of the row and column features in the first layer, (K, A, H), (K, B, H).
+    # Share of the row and column features in the first layer.
     row_rows, col_rows, inv_row_rows, inv_col_rows = _vector_rows(momentum.shape[0])
     shares = (
         _share(network, row, row_rows, inv_row_rows),
@@ -167,15 +169,42 @@ def update_factored(network, decays, exp_mult, grad, param, state):
     order = slice(None, None, 1 if factoring.rows_along_a else -1)
     factor_a, factor_b = factors[order]
     share_a, share_b = shares[order]
-    share_a = share_a + network.bias.reshape(1, 1, -1)
+    share_a = share_a + network.bias.reshape(-1, 1, 1)
+    run = _in_scalars if network.bias.size <= _MAX_SCALAR_UNITS else _in_matrices
+    out = run(
+        network,
+        exp_mult,
+        (g, p, m, v),
+        (factor_a, factor_b),
+        (share_a, share_b),
+    )
+    return factoring.merge(out, jnp.shape(grad)), LeafState(
+        momentum, rms, along_a, along_b
+    )
+
+
+def _in_matrices(network, exp_mult, accumulators, factors, shares):
+    """The network as matrix products on blocks of rows.
+
+    Args:
+      network: As :func:`fold_time` returns it.
+      exp_mult: Scale of the magnitude output inside the exponential.
+      accumulators: g, p (K, A, B), m (M, K, A, B) and v (K, A, B).
+      factors: Adafactor's, (M, K, A) and (M, K, B).
+      shares: Of the row and column features in the first layer, bias included:
+        (H, K, A) and (H, K, B).
+
+    Returns:
+      ``d * exp(exp_mult * m)``, (K, A, B).
+    """
+    g, p, m, v = accumulators
+    factor_a, factor_b = factors
+    share_a, share_b = (jnp.moveaxis(share, 0, -1) for share in shares)
 
     # First pass over the array: what each feature is divided by.
-    scale = factor_a[:, :, :, None] * factor_b[:, :, None, :]
-    mean_square = jnp.stack(
-        [jnp.mean(jnp.square(x)) for x in _planes(g, p, m, v, scale, scale)]
-    )
-    weights = network.features[np.asarray(_plane_rows(momentum.shape[0]))]
-    weights = weights * _inverse_rms(mean_square)[:, None]
+    normalizers = _normalizers(_planes_of(accumulators, factors))
+    weights = network.features[np.asarray(_plane_rows(m.shape[0]))]
+    weights = weights * normalizers[:, None]
 
     # Second pass: the network.
     def run(g, p, m, v, factor_a, share_a, factor_b, share_b):
@@ -186,12 +215,40 @@ def update_factored(network, decays, exp_mult, grad, param, state):
         hidden = hidden + (share_a[..., :, None, :] + share_b[..., None, :, :])
         return _later_layers(hidden, network.layers, exp_mult)
 
-    out = row_blocks.in_blocks(
-        run, factoring.shape, (g, p, m, v, factor_a, share_a), (factor_b, share_b)
+    return row_blocks.in_blocks(
+        run, g.shape, (g, p, m, v, factor_a, share_a), (factor_b, share_b)
     )
-    return factoring.merge(out, jnp.shape(grad)), LeafState(
-        momentum, rms, along_a, along_b
+
+
+def _in_scalars(network, exp_mult, accumulators, factors, shares):
+    """As `_in_matrices`, written out for networks of few units."""
+    normalizers = _normalizers(_planes_of(accumulators, factors))
+    weights = network.features[np.asarray(_plane_rows(accumulators[2].shape[0]))]
+    weights = weights * normalizers[:, None]
+    hidden = [a[..., None] + b[..., None, :] for a, b in zip(*shares, strict=True)]
+    planes = _planes_of(*scalar_network.made_anew((accumulators, factors)))
+    hidden = scalar_network.first_layer(hidden, planes, weights)
+    direction, magnitude = scalar_network.later_layers(hidden, network.layers, 2)
+    return direction * jnp.exp(exp_mult * magnitude)
+
+
+def _planes_of(accumulators, factors):
+    g, p, m, v = accumulators
+    # Lists, since arrays of several planes would be written to memory.
+    scale = [a[..., None] * b[..., None, :] for a, b in zip(*factors, strict=True)]
+    return _planes(g, p, list(m), v, scale, scale)
+
+
+def _normalizers(planes):
+    """1 / root mean square of each plane (K, A, B): (F,)."""
+    m = (len(planes) - 4) // 4
+    together = (
+        (0, 1, *range(4 + 2 * m, 4 + 3 * m)),  # Gradient and parameters,
+        (*range(2, 2 + m), *range(4 + 3 * m, 4 + 4 * m)),  # momenta,
+        range(2 + m, 4 + 2 * m),  # these with the second moment.
     )
+    by_row = scalar_network.row_mean_squares(planes, together)
+    return _inverse_rms(jnp.stack([jnp.mean(x) for x in by_row]))
 
 
 def update_vectors(network, decays, exp_mult, grads, params, states):
@@ -329,11 +386,11 @@ def _vector_rows(num_momenta):
 
 
 def _share(network, stats, raw_rows, inv_rows):
-    """First-layer share of row or column statistics (M, K, X): (K, X, H)."""
+    """First-layer share of row or column statistics (M, K, X): (H, K, X)."""
     features = jnp.concatenate([stats, jax.lax.rsqrt(stats + 1e-8)])
     scale = _inverse_rms(jnp.mean(jnp.square(features), axis=(1, 2)))
     weights = jnp.concatenate([network.features[raw_rows], network.features[inv_rows]])
-    return jnp.einsum("fkx,fh->kxh", features, weights * scale[:, None])
+    return jnp.einsum("fkx,fh->hkx", features, weights * scale[:, None])
 
 
 def _first_layer(features, weights):

@@ -15,7 +15,6 @@ Axis names: L tensors of one shape, M momenta (as many factored moments), K prod
 the unfactored axes, A and B the factored axes, H hidden units, F features.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -23,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mulo import _scalar_network as scalar_network
 from mulo import _small_fc_leaf as shared
 
 LeafState = shared.LeafState
@@ -160,14 +160,12 @@ def _factored(network, decays, exp_mult, grad, param, state):
         return x[..., None] if rows == factoring.rows_along_a else x[..., None, :]
 
     row_factor, col_factor = lay(row_factor, True), lay(col_factor, False)
-    planes = _planes(
-        g,
-        p,
-        m,
-        v,
-        [g * r * c for r, c in zip(row_factor, col_factor, strict=True)],
-        [x * r * c for x, r, c in zip(m, row_factor, col_factor, strict=True)],
-    )
+
+    def planes_of(g, p, m, v, row_factor, col_factor):
+        factors = list(zip(row_factor, col_factor, strict=True))
+        factored_m = [x * r * c for x, (r, c) in zip(m, factors, strict=True)]
+        return _planes(g, p, m, v, [g * r * c for r, c in factors], factored_m)
+
     rows = _side_rows(m.shape[0])
     by_row = _share(network, row, rows[0], rows[2])
     by_col = _share(network, col, rows[1], rows[3])
@@ -175,7 +173,8 @@ def _factored(network, decays, exp_mult, grad, param, state):
         bias + lay(r, True) + lay(c, False)
         for bias, r, c in zip(network.bias, by_row, by_col, strict=True)
     ]
-    out = _run(network, exp_mult, hidden, planes, m.shape[0])
+    made_of = (g, p, m, v, row_factor, col_factor)
+    out = _run(network, exp_mult, hidden, planes_of, made_of, m.shape[0])
     return factoring.merge(out, shape), LeafState(
         factoring.merge(m, shape), factoring.merge(v, shape), along_a, along_b
     )
@@ -190,16 +189,19 @@ def _vector(network, decays, exp_mult, grad, param, state):
     second = _ema(
         decays.adafactor.reshape(-1, 1), flat.along_a, jnp.square(g)[None] + 1e-30
     )
-    planes = _planes(
-        g, p, m, v, list(g[None] * _safe_rsqrt(second + 1e-9)), list(m * second**-0.5)
-    )
+
+    def planes_of(g, p, m, v, second):
+        factored_g = list(g[None] * _safe_rsqrt(second + 1e-9))
+        return _planes(g, p, m, v, factored_g, list(m * second**-0.5))
+
     # Row and column features coincide here: their weights add up.
     rows = _side_rows(m.shape[0])
     share = _share(network, second[:, None], rows[0], rows[2]) + _share(
         network, second[:, None], rows[1], rows[3]
     )
     hidden = [bias + x for bias, x in zip(network.bias, share[:, 0], strict=True)]
-    out = _run(network, exp_mult, hidden, planes, m.shape[0])
+    made_of = (g, p, m, v, second)
+    out = _run(network, exp_mult, hidden, planes_of, made_of, m.shape[0])
     return out.reshape(grad.shape), LeafState(
         m.reshape(state.momentum.shape), v.reshape(grad.shape), second, second
     )
@@ -254,36 +256,34 @@ def _share(network, stats, raw_rows, inverse_rows):
     return jnp.einsum("fkx,fh->hkx", features, weights * scale[:, None])
 
 
-def _run(network, exp_mult, hidden, planes, num_momenta):
-    """The network on H partial pre-activations and the planes: d * exp(exp_mult m)."""
+def _run(network, exp_mult, hidden, planes_of, made_of, num_momenta):
+    """The network on H partial pre-activations and planes: d * exp(exp_mult m).
+
+    Planes are ``planes_of(*made_of)``, once for their normalizers, once for the layers.
+    """
+    planes = planes_of(*made_of)
     weights = network.features[np.asarray(_plane_rows(num_momenta))]
-    weights = weights * _inverse_rms(_mean_squares(planes))[:, None]
-    for plane, row in zip(planes, weights, strict=True):
-        hidden = [x + plane * w for x, w in zip(hidden, row, strict=True)]
-    for i, (weights, bias) in enumerate(network.layers):
-        last = i == len(network.layers) - 1
-        hidden = [jnp.maximum(x, 0.0) for x in hidden]
-        # Direction and magnitude; the third output of the last layer is not used.
-        hidden = [
-            sum((x * w for x, w in zip(hidden, weights[:, h], strict=True)), bias[h])
-            for h in range(2 if last else weights.shape[1])
-        ]
-    direction, magnitude = hidden
+    weights = weights * _inverse_rms(_mean_squares(planes, num_momenta))[:, None]
+    planes = planes_of(*scalar_network.made_anew(made_of))
+    hidden = scalar_network.first_layer(hidden, planes, weights)
+    # Direction and magnitude; the third output of the last layer is not used.
+    direction, magnitude = scalar_network.later_layers(hidden, network.layers, 2)
     return direction * jnp.exp(exp_mult * magnitude)
 
 
-def _mean_squares(planes):
+def _mean_squares(planes, num_momenta):
     """Mean square of each of F arrays, (F,)."""
-    # One reduction of all features reads the accumulators once; separate ones would
-    # write features to memory first. Rows first: shorter sums, smaller rounding errors.
-    squares = tuple(jnp.square(x) for x in planes)
-    zeros = tuple(jnp.zeros(()) for _ in planes)
-    by_row = jax.lax.reduce(squares, zeros, _add_all, (squares[0].ndim - 1,))
-    return jnp.stack([jnp.sum(x) for x in by_row]) / math.prod(planes[0].shape)
-
-
-def _add_all(xs, ys):
-    return tuple(x + y for x, y in zip(xs, ys, strict=True))
+    m = num_momenta
+    momenta, by_rms = range(3, 3 + m), range(4 + m, 4 + 2 * m)
+    factored_g = range(5 + 2 * m, 5 + 3 * m)
+    factored_m = range(6 + 3 * m, 6 + 4 * m)
+    together = (
+        (0, 1, 2, *factored_g),
+        (*momenta, *factored_m),
+        (3 + m, *by_rms, 4 + 2 * m, 5 + 3 * m),
+    )
+    by_row = scalar_network.row_mean_squares(planes, together)
+    return jnp.stack([jnp.mean(x) for x in by_row])
 
 
 def _ema(decay, old, new):
