@@ -11,17 +11,16 @@ Command::
 
 Variants, times on 2 CPU cores: ``smoke`` seconds; ``demo`` 3 minutes; ``full``
 (default) widths 32 to 1024 over 1,000 steps, hours. Any other task:
-``--config.task=mlp-d3-cifar10:8x8:gray --config.data_dir=…``. The SP twin of a learned
-optimizer is ``small_fc``: add it to ``--config.optimizers`` and give ``--sp_theta``.
+``--config.task=mlp-d3-cifar10:8x8:gray --config.data_dir=…``. Other optimizers:
+``--optimizers=mulo,small_fc,mu_soap_blocked,velo`` with ``--sp_theta=…`` or
+``--theta=small_fc=…`` for what is learned under the standard parametrization, such as
+the SP twin of a μLO, ``small_fc``, and ``--theta=velo=…``.
 """
 
 import ml_collections
 from ml_collections import config_dict
 
-# Published μAdam optima lie between 0.03 and 0.15 at base width 1, AdamW's between 2e-4
-# and 3e-3 (μLO, tables 7 and 9); the grids leave room on both sides.
-_MU_ADAM_GRID = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
-_ADAMW_GRID = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+from evaluate import optimizers
 
 
 def get_config(variant: str = "full") -> ml_collections.ConfigDict:
@@ -40,23 +39,14 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
         confidence_frac=0.95,
         bootstrap_seed=0,
     )
-    c.learning_rates = config_dict.create(
-        mu_adam=_MU_ADAM_GRID,
-        adamw=_ADAMW_GRID,
-        adam=_ADAMW_GRID,
-        mu_sgd=(1e-3, 1e-2, 1e-1, 1.0),
-        sgd=(1e-3, 1e-2, 1e-1, 1.0),
-        mulo=(1.0,),  # A multiplier of the learned step: nothing to tune.
-        small_fc=(1.0,),
-    )
+    # Of every optimizer, for --config.learning_rates.mu_lion="(1e-3,1e-2)" and
+    # --config.hyper.mu_lion.b1=0.95. Grids: evaluate/rates.py; learned optimizers have
+    # nothing to tune, 1 is the step as it was meta-trained.
+    specs = optimizers.SPECS.values()
+    c.learning_rates = config_dict.create(**{s.name: s.grid for s in specs})
     c.untuned_learning_rates = config_dict.create(mu_adam=1e-3)
-    c.hyper = config_dict.create(
-        mu_adam=dict(b1=0.9, b2=0.999, eps=1e-8, base_width=1.0),
-        adamw=dict(b1=0.9, b2=0.999, eps=1e-8, weight_decay=1e-4),
-        adam=dict(b1=0.9, b2=0.999, eps=1e-8),
-        mu_sgd=dict(momentum=0.9, base_width=1.0),
-        sgd=dict(momentum=0.9),
-    )
+    c.hyper = config_dict.create(**{s.name: dict(s.hyper) for s in specs if s.hyper})
+    c.hyper.mu_sgd.momentum = c.hyper.sgd.momentum = 0.9
     if variant == "demo":
         c.widths = (32, 128, 512, 1024)
         c.num_seeds = 1

@@ -1,5 +1,9 @@
 """Runs a sweep over widths: ``python -m evaluate --config=… --theta=… --workdir=…``.
 
+    python -m evaluate --config=configs/evaluate_width.py --workdir=runs/x \
+        --optimizers=mulo,mu_velo,mu_soap_blocked,adafactor \
+        --theta=runs/digits/theta --theta=mu_velo=random
+
 The same command continues a sweep that was stopped. Exit status 0: complete; 2: bad
 input; 130: stopped by Ctrl-C.
 """
@@ -15,15 +19,24 @@ from evaluate import command, run
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Sweep.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Holds cells.", required=True)
-_THETA = flags.DEFINE_string("theta", None, "Theta of mulo: folder, file or name.")
-_SP_THETA = flags.DEFINE_string("sp_theta", None, "Theta of small_fc, likewise.")
+_OPTIMIZERS = flags.DEFINE_list("optimizers", None, "Instead of config.optimizers.")
+_THETA = flags.DEFINE_multi_string(
+    "theta",
+    [],
+    "Folder, file or name of a theta, or random: for mulo and other learned optimizers "
+    "under μP that it fits. NAME=… is for the optimizer NAME; may be repeated.",
+)
+_SP_THETA = flags.DEFINE_string("sp_theta", None, "Likewise, for those under SP.")
 _SHARD = flags.DEFINE_string("shard", "1/1", "i/n: run every n-th cell only.")
 
 
 def main() -> int:
     """Run the sweep; return the exit status."""
+    config = _CONFIG.value
+    if _OPTIMIZERS.value is not None:
+        config.optimizers = tuple(name.strip() for name in _OPTIMIZERS.value)
     return run.run(
-        _CONFIG.value,
+        config,
         pathlib.Path(_WORKDIR.value),
         theta=_THETA.value,
         sp_theta=_SP_THETA.value,

@@ -24,6 +24,7 @@ _DEPTHS = flags.DEFINE_list("depths", None, "Likewise.")
 _STEPS = flags.DEFINE_integer("steps", 10, "Training steps.")
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Seeds, averaged over.")
 _RATE = flags.DEFINE_float("learning_rate", None, "Default: the optimizer's own.")
+_HYPER = flags.DEFINE_list("hyper", [], "Like precondition_frequency=1,eps=1e-6.")
 _BATCH = flags.DEFINE_integer("batch_size", 64, "Examples per step.")
 _THRESHOLD = flags.DEFINE_float("threshold", 0.3, "Largest power that passes.")
 _PNG = flags.DEFINE_string("png", "coord_check.png", "Plot; a .json lies beside it.")
@@ -43,6 +44,7 @@ def main() -> int:
         num_steps=_STEPS.value,
         num_seeds=_SEEDS.value,
         learning_rate=_RATE.value,
+        hyper=coord_report.parse_hyper(_HYPER.value),
         batch_size=_BATCH.value,
         threshold=_THRESHOLD.value,
         data_dir=_DATA_DIR.value,
@@ -57,6 +59,8 @@ def main() -> int:
 
 
 def _pretrained() -> mulo.Pretrained | None:
+    if not optimizers.get(_OPTIMIZER.value).learned:
+        return None
     if _THETA.value == "random":
         return optimizers.random_pretrained(_OPTIMIZER.value)
     return mulo.load(_THETA.value) if _THETA.value else None

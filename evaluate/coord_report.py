@@ -21,6 +21,24 @@ def parse_sizes(flag: str, texts: Sequence[str] | None) -> tuple[int, ...]:
     return tuple(int(text) for text in texts or ())
 
 
+def parse_hyper(texts: Sequence[str]) -> dict[str, float]:
+    """Read hyper-parameters such as ``b1=0.9`` from the command line.
+
+    Raises:
+      ValueError: If one is not NAME=NUMBER.
+    """
+    found = {}
+    for text in texts:
+        name, _, number = text.partition("=")
+        try:
+            found[name.strip()] = float(number)
+        except ValueError:
+            raise ValueError(
+                f"hyper must be NAME=NUMBER, like block_size=32; got {text!r}."
+            ) from None
+    return found
+
+
 def check_with_progress(
     config: coordinates.CoordConfig, pretrained: mulo.Pretrained | None
 ) -> coordinates.CoordResult:

@@ -58,6 +58,7 @@ class CoordConfig:
     num_steps: int = 10
     num_seeds: int = 3
     learning_rate: float | None = None  # None: the optimizer's own for this check.
+    hyper: optimizers.Hyper = dataclasses.field(default_factory=dict)  # Not defaults.
     batch_size: int = 64  # Examples.
     threshold: float = 0.3  # Largest power of width, or depth, that passes.
     data_dir: str | None = None
@@ -69,7 +70,7 @@ class CoordConfig:
                 "task must be a template without a width, like mlp-d3-digits, or "
                 f"without a depth; got {self.task!r}."
             )
-        optimizers.get(self.optimizer)
+        optimizers.resolve_hyper(self.optimizer, self.hyper)
         other = "depths" if self.axis == "width" else "widths"
         if getattr(self, other):
             raise ValueError(
@@ -198,6 +199,7 @@ def check(
             scalings=model.task.scalings(),
             pretrained=pretrained,
             num_steps=config.num_steps,
+            hyper=config.hyper,
         )
         found = coord_training.changes(
             model, transform, num_steps=config.num_steps, num_seeds=config.num_seeds

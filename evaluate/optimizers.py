@@ -18,6 +18,7 @@ import numpy as np
 import optax
 
 import mulo
+from evaluate import rates
 
 Hyper = Mapping[str, float]
 
@@ -37,24 +38,12 @@ class OptimizerSpec:
     summary: str  # One line, for the report.
     standard: bool
     learned: bool
+    grid: tuple[float, ...]  # Learning rates that a sweep tunes over unless told.
     coord_learning_rate: float  # What the coordinate check uses unless told.
-    hyper: Hyper  # Other hyper-parameters and their defaults.
+    hyper: Hyper  # Other hyper-parameters, those that are numbers, and their defaults.
     make: Callable[..., optax.GradientTransformation]
 
 
-# What the coordinate check uses for hand-designed rules: standard parametrization, μP.
-_COORD_LEARNING_RATES = {
-    "sgd": (0.1, 0.3),
-    "adam": (1e-3, 0.03),
-    "adamw": (1e-3, 0.03),
-    "nadamw": (1e-3, 0.03),
-    "schedule_free_adamw": (1e-3, 0.03),
-    "lion": (3e-4, 0.01),
-    "adafactor": (0.03, 0.1),
-    "muon": (0.02, 0.02),
-    "shampoo": (1e-3, 0.03),
-    "soap": (1e-3, 0.03),
-}
 # Names for rules with a setting of their own, beside the rule's plain name.
 _VARIANTS: tuple[tuple[str, str, Hyper], ...] = (
     # Under μP, SOAP is meant to be used in blocks of fixed size.
@@ -69,6 +58,7 @@ def _specs() -> list[OptimizerSpec]:
             summary="learned optimizer (theta) under μP",
             standard=False,
             learned=True,
+            grid=(1.0,),
             coord_learning_rate=1.0,
             hyper={},
             make=_learned(None),
@@ -84,20 +74,21 @@ def _specs() -> list[OptimizerSpec]:
 def _spec(name: str, rule: str, extra: Hyper, standard: bool) -> OptimizerSpec:
     info = mulo.optimizers.info(rule)
     where = "the standard parametrization" if standard else "μP"
+    full_name = name if standard else _MU + name
     hyper: dict[str, float] = {}
-    rate = 1.0
+    found = rates.of(full_name, standard=standard, learned=info.learned)
     if not info.learned:
         numbers = {k: v for k, v in info.hyper.items() if type(v) in (int, float)}
         hyper = {**numbers, **extra}
         if standard:
             del hyper["base_width"]  # Means nothing there.
-        rate = _COORD_LEARNING_RATES[rule][0 if standard else 1]
     return OptimizerSpec(
-        name=name if standard else _MU + name,
+        name=full_name,
         summary=f"{info.summary}; under {where}",
         standard=standard,
         learned=info.learned,
-        coord_learning_rate=rate,
+        grid=found.grid,
+        coord_learning_rate=found.coord,
         hyper=hyper,
         make=_learned(rule) if info.learned else _hand_designed(rule, hyper, standard),
     )
@@ -165,15 +156,18 @@ def resolve_hyper(name: str, given: Hyper) -> dict[str, float]:
       given: What differs from the defaults; never the learning rate.
 
     Raises:
-      ValueError: If the optimizer or one of the hyper-parameters is unknown.
+      ValueError: If the optimizer or one of the hyper-parameters is unknown, or a
+        count is not a whole number.
     """
     spec = get(name)
-    for key in given:
+    for key, value in given.items():
         if key not in spec.hyper:
             raise ValueError(
-                f"{name}.{key} is not a hyper-parameter; {name} takes "
+                f"{name}.{key} is not a hyper-parameter that is a number; {name} takes "
                 f"{', '.join(spec.hyper) or 'none'}{hint(key, spec.hyper)}"
             )
+        if isinstance(spec.hyper[key], int) and value != int(value):
+            raise ValueError(f"{name}.{key} must be a whole number; got {value}.")
     return {key: float(given.get(key, value)) for key, value in spec.hyper.items()}
 
 
@@ -204,8 +198,8 @@ def build(
     spec = get(name)
     if spec.learned and pretrained is None:
         raise ValueError(
-            f"optimizer {name!r} needs a theta; give --theta (or --sp_theta for the "
-            "standard parametrization); in the coordinate check, --theta=random will do"
+            f"optimizer {name!r} needs a theta; give --theta, or --theta=random for "
+            "one that was never meta-trained"
         )
     transform = spec.make(
         learning_rate,
@@ -215,6 +209,29 @@ def build(
         **resolve_hyper(name, hyper or {}),
     )
     return optax.with_extra_args_support(transform)
+
+
+def takes(name: str, pretrained: mulo.Pretrained) -> bool:
+    """Whether a theta is of the rule that a name stands for; ``mulo`` is any."""
+    if not get(name).learned or name == "mulo":
+        return get(name).learned
+    info = mulo.optimizers.info(name.removeprefix(_MU))
+    architecture: Any = info.make  # Of a learned rule: a class.
+    return isinstance(pretrained.rule, architecture) and all(
+        getattr(pretrained.rule, key) == value for key, value in info.fixed.items()
+    )
+
+
+def check_theta(name: str, pretrained: mulo.Pretrained) -> None:
+    """See whether an optimizer can be made of a theta, without any network.
+
+    Raises:
+      ValueError: If not; under μP some settings of a rule are refused.
+    """
+    scalings = None
+    if not get(name).standard:
+        scalings = {"w": mulo.mup.Scaling("hidden", 2, 2)}
+    build(name, 1.0, scalings=scalings, pretrained=pretrained, num_steps=1)
 
 
 def fingerprint(pretrained: mulo.Pretrained) -> str:
@@ -242,14 +259,20 @@ _RANDOM = {
         "initial_momentum_decays": (0.9,),
         "initial_adafactor_decays": (0.9,),
     },
-    "elo": {"hidden_size": 4, "learning_rate": 0.01},
+    "elo": {"hidden_size": 4, "learning_rate": 0.1},
     "celo2": {"hidden_size": 4, "learning_rate": 0.01},
     "celo2_base": {"hidden_size": 4, "learning_rate": 0.03},
     "learned_adam": {"initial_learning_rate": 0.03},
-    "velo": {"lstm_hidden_size": 8, "param_inits": 2, "param_scale_mult": False},
-    "celo": {"lstm_hidden_size": 8, "param_scale_mult": False},
-    "celo_adam": {"lstm_hidden_size": 8},
-    "lstm_ff": {"hidden_size": 4, "lstm_hidden_size": 8, "step_mult": 0.01},
+    "velo": {
+        "lstm_hidden_size": 8,
+        "param_inits": 2,
+        "interp_mult": 1.0,  # At 100, controls drawn at random make steps explode.
+        "step_mult": 0.3,
+        "param_scale_mult": False,
+    },
+    "celo": {"lstm_hidden_size": 8, "step_mult": 0.03, "param_scale_mult": False},
+    "celo_adam": {"lstm_hidden_size": 8, "step_mult": 0.1},
+    "lstm_ff": {"hidden_size": 4, "lstm_hidden_size": 8, "step_mult": 0.03},
 }
 
 

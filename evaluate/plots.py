@@ -63,14 +63,14 @@ def final_loss(config: sweep.SweepConfig, chosen: Sequence[summary.Entry]) -> Fi
             ]
             widths, middle, low, high = np.array(shown, np.float64).T
             visible += [*low, *high]
-            look = _look(entries[0])
+            look = _look(config, entries[0])
             axes.plot(widths, middle, label=label, **look)
             axes.fill_between(
                 widths, low, high, color=look["color"], alpha=0.15, linewidth=0
             )
         style.loss_axis(axes, visible)
         style.size_axis(axes, sorted(config.widths))
-        _mark_diverged(axes, chosen)
+        _mark_diverged(config, axes, chosen)
     handles, labels = panels[0].get_legend_handles_labels()
     _legend(fig, handles, labels)
     return fig
@@ -96,7 +96,7 @@ def curves(config: sweep.SweepConfig, chosen: Sequence[summary.Entry]) -> Figure
         for entry in group:
             losses = _smooth(np.stack([r.curve_losses for r in entry.results]))
             steps = entry.results[0].curve_steps[-losses.shape[1] :]
-            look = _look(entry) | {"marker": None, "linewidth": 1.6}
+            look = _look(config, entry) | {"marker": None, "linewidth": 1.6}
             # Where a seed is not finite any more, so is the mean: the line ends.
             middle = np.mean(losses, axis=0)
             (line,) = axes.plot(steps, middle, label=entry.label, **look)
@@ -130,9 +130,12 @@ def tuning(
 
     Rates at which a seed diverged are left out; a ring marks the tuned one.
     """
-    fig, panels = style.figure(1, len(tuned), (4.8, 3.9))
+    columns = min(4, len(tuned))
+    fig, panels = style.figure(-(-len(tuned) // columns), columns, (4.8, 3.9))
+    for axes in panels[len(tuned) :]:
+        axes.set_visible(False)
     widths = sorted(config.widths)
-    for axes, name in zip(panels, tuned, strict=True):
+    for axes, name in zip(panels, tuned, strict=False):
         style.dress(
             axes,
             title=f"{name}: {optimizers.get(name).summary}",
@@ -191,8 +194,8 @@ def _loss(config: sweep.SweepConfig) -> str:
     return f"loss ({kind.loss_unit})"
 
 
-def _look(entry: summary.Entry) -> dict:
-    colour, marker = style.LOOKS.get(entry.optimizer, ("#666666", "*"))
+def _look(config: sweep.SweepConfig, entry: summary.Entry) -> dict:
+    colour, marker = style.looks(config.optimizers)[entry.optimizer]
     return {
         "color": colour,
         "marker": marker,
@@ -212,7 +215,9 @@ def _by_label(
     return found
 
 
-def _mark_diverged(axes: Axes, chosen: Sequence[summary.Entry]) -> None:
+def _mark_diverged(
+    config: sweep.SweepConfig, axes: Axes, chosen: Sequence[summary.Entry]
+) -> None:
     """Put a cross at the top edge where seeds of an entry diverged."""
     for entry in chosen:
         if entry.num_diverged:
@@ -223,7 +228,7 @@ def _mark_diverged(axes: Axes, chosen: Sequence[summary.Entry]) -> None:
                 marker="x",
                 markersize=8,
                 markeredgewidth=2,
-                color=_look(entry)["color"],
+                color=_look(config, entry)["color"],
                 linestyle="none",
                 clip_on=False,
             )

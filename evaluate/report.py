@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 from evaluate import cells as cells_lib
-from evaluate import files, optimizers, plots, summary, sweep, tables
+from evaluate import files, optimizers, plots, summary, sweep, tables, thetas
 
 _PACKAGES = ("jax", "jaxlib", "optax", "flax", "numpy", "matplotlib")
 _CAPTIONS = {
@@ -53,6 +53,7 @@ def write(
     *,
     command: str,
     config_json: str,
+    theta_sources: Mapping[str, str],
 ) -> tuple[pathlib.Path, str]:
     """Write every output of a sweep, each atomically.
 
@@ -62,6 +63,7 @@ def write(
       results: Of its cells, at least one.
       command: What the user ran, for the report.
       config_json: The whole configuration, for the report.
+      theta_sources: Where each learned optimizer's theta came from.
 
     Returns:
       The path of report.html, and the main table laid out for a terminal.
@@ -71,8 +73,14 @@ def write(
     """
     chosen = summary.entries(config, results)
     images = plots.all_plots(config, results, chosen)
-    about = environment() | {"command": command}
+    about = environment() | {"command": command, "thetas": dict(theta_sources)}
     values = summary.summarize(config, results, chosen) | {"environment": about}
+    values["warnings"] += [
+        f"{name}: its theta is random, never meta-trained; its losses say nothing of "
+        "the rule."
+        for name, source in theta_sources.items()
+        if source == thetas.RANDOM
+    ]
     table = tables.table(config, chosen)
     files.write_text(workdir / "results.csv", tables.results_csv(results))
     files.write_text(

@@ -1,20 +1,21 @@
 """One call of ``python -m evaluate``: load, plan, compute what is missing, report."""
 
 import pathlib
+from collections.abc import Sequence
 
 import ml_collections
 
-import mulo
 from evaluate import cells as cells_lib
 from evaluate import files, report, sweep
+from evaluate import thetas as thetas_lib
 
 
 def run(
     config: ml_collections.ConfigDict,
     workdir: pathlib.Path,
     *,
-    theta: str | None,
-    sp_theta: str | None,
+    theta: Sequence[str] = (),
+    sp_theta: str | None = None,
     shard: str = "1/1",
     command: str = "",
 ) -> int:
@@ -23,8 +24,8 @@ def run(
     Args:
       config: As ``configs/evaluate_width.py`` makes it.
       workdir: Gets ``cells/`` and, at the end, the report.
-      theta: Theta of ``mulo``: a released name, folder or file.
-      sp_theta: Theta of ``small_fc``, likewise.
+      theta: Thetas of learned optimizers, as in :mod:`evaluate.thetas`.
+      sp_theta: A theta for those under the standard parametrization.
       shard: ``i/n``; other shards may run at the same time in the same workdir.
       command: For the report.
 
@@ -36,16 +37,14 @@ def run(
       OSError: If the workdir cannot be written.
     """
     settings = sweep.SweepConfig.from_dict(config.to_dict())
-    thetas = {
-        name: mulo.load(path)
-        for name, path in (("mulo", theta), ("small_fc", sp_theta))
-        if path and name in settings.optimizers
-    }
+    config_json = _of_the_sweep(config).to_json(indent=1)
+    found_thetas = thetas_lib.assign(settings.optimizers, theta, sp_theta)
+    thetas = {name: found.pretrained for name, found in found_thetas.items()}
     cells = sweep.plan(settings, thetas)
     mine = cells_lib.shard(cells, shard)
     folder = workdir / "cells"
     # Says so now, not after an hour, when the workdir cannot be written.
-    files.write_text(workdir / "config.json", config.to_json(indent=1) + "\n")
+    files.write_text(workdir / "config.json", config_json + "\n")
     computed = sweep.run(settings, mine, thetas, folder)
     print(f"{computed} cells run, {len(mine) - computed} were there already.")
     found = [(cell, cells_lib.read(folder, cell)) for cell in cells]
@@ -61,8 +60,18 @@ def run(
         settings,
         results,
         command=command,
-        config_json=config.to_json(indent=1),
+        config_json=config_json,
+        theta_sources={name: found.source for name, found in found_thetas.items()},
     )
     print(table)
     print(f"report: {path}")
     return 0
+
+
+def _of_the_sweep(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """Copy a configuration without what it says of other optimizers."""
+    copy = ml_collections.ConfigDict(config.to_dict())
+    for field in ("learning_rates", "untuned_learning_rates", "hyper"):
+        for name in set(copy[field]) - set(copy.optimizers):
+            del copy[field][name]
+    return copy

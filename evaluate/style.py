@@ -1,7 +1,7 @@
 """One look for every plot: light background, colours all readers can tell apart.
 
-Colours are Okabe and Ito's; each optimizer also has its own marker, so that plots can
-be read without colour.
+Colours are Okabe and Ito's, then Tol's muted ones; each optimizer also has a marker, so
+that plots of a few can be read without colour.
 """
 
 import io
@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Optimizer: (colour, marker).
+# Optimizer: (colour, marker); the others get what :func:`looks` finds for them.
 LOOKS = {
     "mulo": ("#0072B2", "o"),
     "small_fc": ("#CC79A7", "X"),
@@ -22,8 +22,23 @@ LOOKS = {
     "adam": ("#56B4E9", "v"),
     "sgd": ("#E69F00", "D"),
 }
+_MUTED = "#332288 #44AA99 #882255 #DDCC77 #88CCEE #117733 #CC6677 #999933 #AA4499"
+_MARKERS = "*hp<>dH8"
 INK, GRID, ALARM = "#333333", "#E4E4E4", "#B3261E"
 _DPI = 130
+
+
+def looks(names: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Return a colour and a marker for each optimizer of a plot, no two alike."""
+    known = {name: LOOKS[name] for name in names if name in LOOKS}
+    colours = _MUTED.split()
+    others = [name for name in names if name not in known]
+    found = {
+        # The next round through the colours has its markers shifted.
+        name: (colours[i % 9], _MARKERS[(i + i // 9) % len(_MARKERS)])
+        for i, name in enumerate(others)
+    }
+    return known | found
 
 
 def figure(rows: int, columns: int, panel: tuple[float, float]) -> tuple[Figure, list]:

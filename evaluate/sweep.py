@@ -105,13 +105,8 @@ class SweepConfig:
                 f"confidence_frac must lie in (0, 1); got {self.confidence_frac}."
             )
         for name in self.optimizers:
-            spec = optimizers.get(name)
             grid = self.grid(name)
-            if not spec.learned and not grid:
-                raise ValueError(
-                    f"learning_rates.{name} must list the grid to tune {name} on."
-                )
-            if min(grid) <= 0 or list(grid) != sorted(set(grid)):
+            if not grid or min(grid) <= 0 or list(grid) != sorted(set(grid)):
                 raise ValueError(
                     f"learning_rates.{name} must be positive and rising; got {grid}."
                 )
@@ -122,8 +117,8 @@ class SweepConfig:
             optimizers.resolve_hyper(name, hyper)
 
     def grid(self, optimizer: str) -> tuple[float, ...]:
-        """Return the learning rates ``optimizer`` is tuned over; (1.0,) if learned."""
-        default = (1.0,) if optimizers.get(optimizer).learned else ()
+        """Return the learning rates ``optimizer`` is tuned over."""
+        default = optimizers.get(optimizer).grid
         return tuple(self.learning_rates.get(optimizer, default))
 
     def task_name(self, optimizer: str, width: int) -> str:
@@ -156,10 +151,12 @@ def plan(
     for name in config.optimizers:
         if optimizers.get(name).learned:
             if name not in thetas:
-                flag = "sp_theta" if optimizers.get(name).standard else "theta"
+                which = "" if name == "mulo" else f"{name}="
                 raise ValueError(
-                    f"optimizer {name!r} needs a theta: give --{flag}=<folder>, or "
-                    f"leave it out of --config.optimizers (now {config.optimizers})."
+                    f"optimizer {name!r} needs a theta: give --theta={which}<folder>, "
+                    f"or leave it out of --optimizers (now "
+                    f"{','.join(config.optimizers)}); {which or 'mulo='}random is one "
+                    "that was never meta-trained."
                 )
             fingerprints[name] = optimizers.fingerprint(thetas[name])
     cells = []

@@ -154,10 +154,8 @@ def update_factored(network, decays, grad, param, state):
     scales = _inverse_rms(jnp.mean(jnp.stack(by_row), 2)[..., None, None])
     weights = jnp.concatenate([network.groups[group] for group in planes])
     planes = planes_of(*scalar_network.made_anew((g, p, m, v, factors)))
-    hidden = scalar_network.first_layer(
-        hidden, _flat(planes), weights[:, :, None, None, None] * scales[:, None]
-    )
-    (out,) = scalar_network.later_layers(hidden, network.layers, 1)
+    weights = weights[:, :, None, None, None] * scales[:, None]
+    (out,) = scalar_network.mlp(hidden, _flat(planes), weights, network.layers, 1)
     return out.reshape(shape), LeafState(momentum, rms, along_a, along_b)
 
 
@@ -221,8 +219,9 @@ def _update_long_vector(network, decays, grads, params, states):
     features *= _inverse_rms(mean_square)[:, np.repeat(np.arange(len(sizes)), sizes)]
     weights = jnp.concatenate([network.groups[group] for group in planes])
     hidden = list(network.bias.reshape(-1, 1))
-    hidden = scalar_network.first_layer(hidden, features, weights[:, :, None])
-    (out,) = scalar_network.later_layers(hidden, network.layers, 1)
+    (out,) = scalar_network.mlp(
+        hidden, features, weights[:, :, None], network.layers, 1
+    )
 
     def split(x):
         """(*lead, N) → arrays (*lead, *shape)."""

@@ -12,6 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+_MAX_MULTIPLY_ADDS = 600  # In one loop.
+
 
 def row_mean_squares(
     arrays: Sequence[jax.Array], together: Sequence[Sequence[int]]
@@ -49,37 +51,52 @@ def made_anew(arrays: Any) -> Any:
     return jax.lax.optimization_barrier(arrays)
 
 
-def first_layer(
-    hidden: Sequence[Any], features: Sequence[jax.Array], weights: Any
-) -> list[Any]:
-    """Add F features times weights (F, H, …) to H pre-activations."""
-    hidden = list(hidden)
-    for feature, row in zip(features, weights, strict=True):
-        hidden = [x + feature * weight for x, weight in zip(hidden, row, strict=True)]
-    return hidden
-
-
-def later_layers(
+def mlp(
     hidden: Sequence[Any],
+    features: Sequence[jax.Array],
+    weights: Any,
     layers: Sequence[tuple[jax.Array, jax.Array]],
     num_outputs: int,
 ) -> list[Any]:
-    """Pre-activations of the first layer → the first outputs of the last.
+    """Send features through the network.
 
     Args:
-      hidden: H arrays.
-      layers: Weights (H, units) and bias (units,) of the layers after the first.
+      hidden: H arrays to add to the first layer's pre-activations, such as its bias.
+      features: F arrays.
+      weights: First layer, (F, H, …).
+      layers: Weights (inputs, units) and bias (units,) of the layers after the first.
       num_outputs: How many of the last layer's units to compute.
+
+    Returns:
+      The first outputs of the last layer.
     """
+    sizes = [len(hidden), *(x.shape[1] for x, _ in layers[:-1]), num_outputs]
+    fits = is_small(len(features), sizes)
     units = list(hidden)
-    for i, (weights, bias) in enumerate(layers):
+    for feature, row in zip(features, weights, strict=True):
+        units = [x + feature * weight for x, weight in zip(units, row, strict=True)]
+    for (kernel, bias), size in zip(layers, sizes[1:], strict=True):
         units = [jnp.maximum(x, 0.0) for x in units]
-        last = i == len(layers) - 1
-        units = [
-            sum((x * w for x, w in zip(units, weights[:, h], strict=True)), bias[h])
-            for h in range(num_outputs if last else weights.shape[1])
-        ]
+        if fits:
+            units = [
+                sum((x * w for x, w in zip(units, kernel[:, h], strict=True)), bias[h])
+                for h in range(size)
+            ]
+        else:
+            stack = jnp.tensordot(kernel[:, :size], jnp.stack(units), ((0,), (0,)))
+            units = [x + b for x, b in zip(stack, bias[:size], strict=True)]
     return units
+
+
+def is_small(num_features: int, sizes: Sequence[int]) -> bool:
+    """Whether a network with layers of these sizes is best written out in one loop.
+
+    XLA splits loops of about 1,500 operations and then computes, in each part, all that
+    leads up to it: the program grows exponentially. Larger networks are matrix products
+    after the first layer.
+    """
+    inputs = (num_features, *sizes[:-1])
+    return sum(i * o for i, o in zip(inputs, sizes, strict=True)) <= _MAX_MULTIPLY_ADDS
 
 
 def _add_all(xs, ys):

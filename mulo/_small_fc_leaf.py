@@ -8,8 +8,10 @@ cheap; the feature-last original is kept as the oracle of the tests:
 * the 12 row and column features of a factored array vary along one axis only: their
   share of the first layer is computed per row and per column, and added.
 
-What is left, 16 features, is laid out feature-major and sent through the network in
-blocks of rows that stay in cache. Scalars and vectors have nothing to factor; they are
+What is left is 16 features. A network of few units is written out in scalars, one fused
+loop (:mod:`mulo._scalar_network`); for a larger one the features are laid out
+feature-major and sent through matrix products in blocks of rows that stay in cache.
+Scalars and vectors have nothing to factor; they are
 small, and all of them go through the network as one long vector.
 
 Axis names: F features, M momenta (as many factored moments), K product of the
@@ -29,7 +31,6 @@ from mulo import _scalar_network as scalar_network
 
 TIMESCALES = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000)  # Steps.
 
-_MAX_SCALAR_UNITS = 16  # Up to here a network written out in scalars is faster.
 _MAX_VECTORS = 32  # Arrays in one long vector; each adds a little to the program.
 
 
@@ -170,7 +171,9 @@ def update_factored(network, decays, exp_mult, grad, param, state):
     factor_a, factor_b = factors[order]
     share_a, share_b = shares[order]
     share_a = share_a + network.bias.reshape(-1, 1, 1)
-    run = _in_scalars if network.bias.size <= _MAX_SCALAR_UNITS else _in_matrices
+    sizes = [x.shape[0] for x, _ in network.layers] + [2]
+    small = scalar_network.is_small(4 + 4 * momentum.shape[0], sizes)
+    run = _in_scalars if small else _in_matrices
     out = run(
         network,
         exp_mult,
@@ -227,8 +230,9 @@ def _in_scalars(network, exp_mult, accumulators, factors, shares):
     weights = weights * normalizers[:, None]
     hidden = [a[..., None] + b[..., None, :] for a, b in zip(*shares, strict=True)]
     planes = _planes_of(*scalar_network.made_anew((accumulators, factors)))
-    hidden = scalar_network.first_layer(hidden, planes, weights)
-    direction, magnitude = scalar_network.later_layers(hidden, network.layers, 2)
+    direction, magnitude = scalar_network.mlp(
+        hidden, planes, weights, network.layers, 2
+    )
     return direction * jnp.exp(exp_mult * magnitude)
 
 

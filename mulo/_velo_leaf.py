@@ -265,9 +265,10 @@ def _run(network, exp_mult, hidden, planes_of, made_of, num_momenta):
     weights = network.features[np.asarray(_plane_rows(num_momenta))]
     weights = weights * _inverse_rms(_mean_squares(planes, num_momenta))[:, None]
     planes = planes_of(*scalar_network.made_anew(made_of))
-    hidden = scalar_network.first_layer(hidden, planes, weights)
     # Direction and magnitude; the third output of the last layer is not used.
-    direction, magnitude = scalar_network.later_layers(hidden, network.layers, 2)
+    direction, magnitude = scalar_network.mlp(
+        hidden, planes, weights, network.layers, 2
+    )
     return direction * jnp.exp(exp_mult * magnitude)
 
 

@@ -195,7 +195,7 @@ def test_results_csv_has_a_line_per_cell():
         ({"widths": (1, 8)}, "widths must be >= 2"),
         ({"optimizers": ()}, "optimizers must be distinct and not empty"),
         ({"optimizers": ("mula",)}, "did you mean 'mulo'"),
-        ({"optimizers": ("adamw",)}, "learning_rates.adamw must list the grid"),
+        ({"learning_rates": {"mu_adam": ()}}, r"rates.mu_adam must be .* got \(\)"),
         ({"learning_rates": {"mu_adam": (0.1, 0.01)}}, "positive and rising"),
         ({"hyper": {"mu_adam": {"beta1": 0.9}}}, r"mu_adam\.beta1 is not a hyper"),
         ({"num_seeds": 0}, "num_seeds must be >= 1; got 0"),

@@ -50,7 +50,7 @@ def theta(tmp_path_factory):
 def finished(theta, tmp_path_factory):
     """Run a small shard of a sweep, then all; return what each of them left."""
     workdir = tmp_path_factory.mktemp("sweep")
-    arguments = {"theta": str(theta), "sp_theta": None, "command": "the <command>"}
+    arguments = {"theta": [str(theta)], "command": "the <command>"}
     assert run.run(small_config(), workdir, shard="16/16", **arguments) == 0
     between = [path.name for path in cell_files(workdir)]
     reported_early = (workdir / "report.html").exists()
@@ -59,9 +59,7 @@ def finished(theta, tmp_path_factory):
 
 
 def rerun(finished, theta, config=None):
-    return run.run(
-        config or small_config(), finished[0], theta=str(theta), sp_theta=None
-    )
+    return run.run(config or small_config(), finished[0], theta=[str(theta)])
 
 
 def test_the_report_waits_for_every_shard(finished):
@@ -174,13 +172,13 @@ def test_another_theta_or_horizon_does_not_reuse_results(finished, theta):
 
 def test_a_learned_optimizer_without_theta_says_which_flag():
     with pytest.raises(ValueError, match="give --theta=<folder>, or leave it out"):
-        run.run(small_config(), pathlib.Path("unused"), theta=None, sp_theta=None)
+        run.run(small_config(), pathlib.Path("unused"))
 
 
 def test_a_workdir_that_cannot_be_written_stops_before_training(theta, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
-        run.run(small_config(), tmp_path / "file", theta=str(theta), sp_theta=None)
+        run.run(small_config(), tmp_path / "file", theta=[str(theta)])
 
 
 @pytest.mark.parametrize("variant", ["smoke", "demo", "full"])
@@ -204,7 +202,7 @@ def test_text_and_tasks_without_accuracy_run_to_the_report(
     config.optimizers = ("mu_adam",)
     config.learning_rates.mu_adam = (0.03,)
     config.untuned_learning_rates = {}
-    assert run.run(config, tmp_path, theta=None, sp_theta=None) == 0
+    assert run.run(config, tmp_path) == 0
     values = json.loads((tmp_path / "summary.json").read_text())
     assert [entry["width"] for entry in values["entries"]] == [4, 8]
     assert values["num_diverged_cells"] == 0

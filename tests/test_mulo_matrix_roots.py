@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -118,3 +122,37 @@ def test_newton_refuses_powers_that_are_not_whole_roots():
     eye = jnp.eye(2)[None]
     with pytest.raises(ValueError, match=r'p = 1\.33333.*Use root="eigh"'):
         roots.inverse_root(eye, eye, 0.75, ridge=1e-6, method="newton")
+
+
+_AT_ONCE = """
+import os
+os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
+import jax, jax.numpy as jnp
+from mulo import _matrix_roots as roots
+
+def decompose(matrices, olds):
+    refined = [roots.refine(m, old)[0] for m, old in zip(matrices, olds)]
+    return refined, [roots.eigenbasis(m, m) for m in matrices]
+
+sizes = range(96, 104)
+keys = jax.random.split(jax.random.key(0), len(sizes))
+olds = [jnp.stack([jnp.eye(s)] * 6) for s in sizes]
+halves = [jax.random.normal(k, (6, s, s)) for k, s in zip(keys, sizes)]
+matrices = [h @ h.mT for h in halves]
+run = jax.jit(decompose)
+for _ in range(5):
+    jax.block_until_ready(run(matrices, olds))
+print("done")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
+def test_many_batches_at_once_on_two_cores_do_not_wait_for_each_other():
+    done = subprocess.run(
+        [sys.executable, "-c", _AT_ONCE],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+    )
+    assert done.stdout == "done\n", done.stderr

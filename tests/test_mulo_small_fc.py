@@ -111,11 +111,18 @@ def problem(shapes, seed=0):
 
 
 @pytest.mark.parametrize(
-    ("hidden_layers", "shapes"),
-    [(1, SMALL_SHAPES), (3, {"wide": (4, 9)}), (2, BLOCK_SHAPES)],
+    ("hidden_size", "hidden_layers", "shapes"),
+    [  # The first two are written out in scalars, the others are matrix products.
+        (8, 1, SMALL_SHAPES),
+        (8, 3, {"wide": (4, 9)}),
+        (20, 2, SMALL_SHAPES),
+        (20, 2, BLOCK_SHAPES),
+    ],
 )
-def test_small_fc_equals_its_straightforward_form(hidden_layers, shapes):
-    rule = mulo.SmallFC(hidden_size=8, hidden_layers=hidden_layers, step_mult=0.05)
+def test_small_fc_equals_its_straightforward_form(hidden_size, hidden_layers, shapes):
+    rule = mulo.SmallFC(
+        hidden_size=hidden_size, hidden_layers=hidden_layers, step_mult=0.05
+    )
     theta = rule.init(jax.random.key(1))
     theta = jax.tree.map(
         lambda x: x + 0.05 * jax.random.normal(jax.random.key(2), x.shape), theta
