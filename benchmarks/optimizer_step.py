@@ -77,7 +77,7 @@ def layers(depth: int, *, width: int) -> Shapes:
     return jax.eval_shape(task.init, jax.random.key(_SEED))
 
 
-def optimizer(name: str, sizes: Mapping[str, int]) -> Optimizer:
+def optimizer(name: str, sizes: Mapping[str, Any]) -> Optimizer:
     """Make an optimizer by the name it has in this benchmark's output.
 
     Args:
@@ -104,7 +104,7 @@ def optimizer(name: str, sizes: Mapping[str, int]) -> Optimizer:
     )
 
 
-def _naive(sizes: Mapping[str, int]) -> Optimizer:
+def _naive(sizes: Mapping[str, Any]) -> Optimizer:
     spec = importlib.util.spec_from_file_location("small_fc_oracle", _ORACLE)
     assert spec is not None
     assert spec.loader is not None
@@ -131,7 +131,7 @@ def _naive(sizes: Mapping[str, int]) -> Optimizer:
 class Side:
     """An optimizer on a tree, compiled; a call makes ten updates and blocks."""
 
-    def __init__(self, name: str, shapes: Shapes, sizes: Mapping[str, int]):
+    def __init__(self, name: str, shapes: Shapes, sizes: Mapping[str, Any]):
         """Compile, and make the state."""
         init, update = optimizer(name, sizes)
         self._params = _draw(shapes, 1, 0.1)
@@ -157,7 +157,7 @@ class Side:
 
 
 def measure(
-    tree_name: str, names: Sequence[tuple[str, Mapping[str, int]]], repeats: int
+    tree_name: str, names: Sequence[tuple[str, Mapping[str, Any]]], repeats: int
 ) -> None:
     """Time optimizers on one tree in turn and print a line for each."""
     shapes = tree(tree_name)
@@ -189,7 +189,7 @@ def measure(
         )
 
 
-def measure_layers(names: Sequence[tuple[str, Mapping[str, int]]]) -> None:
+def measure_layers(names: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
     """Print how long compiling takes for 2 and for 24 layers."""
     facts = _harness.machine()
     for name, sizes in names:

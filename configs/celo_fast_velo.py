@@ -20,6 +20,8 @@ Variants:
 import ml_collections
 from ml_collections import config_dict
 
+from meta_train import rules
+
 
 def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     """Return the config of a variant."""
@@ -38,7 +40,10 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
             input_noise_max=0.0,  # std, units of normalized inputs
             activations=(),  # names, e.g. ("relu", "tanh")
         ),
-        rule=dict(hidden_size=32, step_mult=0.01, base_width=1.0),
+        rule=rules.section(),  # Another: --config.rule.name=velo.
+        rule_defaults=dict(  # Where not an architecture's own; rule goes first.
+            small_fc=dict(hidden_size=32, step_mult=0.01, base_width=1.0),
+        ),
         pes=dict(
             sigma=0.01,  # units of theta
             num_pairs=8,
@@ -73,7 +78,7 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     elif variant == "smoke":
         c.tasks = ("mlp-w8+w16-d1-digits",)
         c.batch_examples = 16
-        c.rule.hidden_size = 4
+        c.rule_defaults.update(rules.SMOKE)
         c.pes.update(
             num_pairs=2, trunc_steps=5, min_length_steps=5, max_length_steps=20
         )

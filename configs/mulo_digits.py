@@ -13,6 +13,8 @@ Variants:
 import ml_collections
 from ml_collections import config_dict
 
+from meta_train import rules
+
 
 def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     """Return the config of a variant."""
@@ -31,7 +33,10 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
             input_noise_max=0.0,  # std, units of normalized inputs
             activations=(),  # names, e.g. ("relu", "tanh")
         ),
-        rule=dict(hidden_size=32, step_mult=0.01, base_width=1.0),
+        rule=rules.section(),  # Another: --config.rule.name=velo.
+        rule_defaults=dict(  # Where not an architecture's own; rule goes first.
+            small_fc=dict(hidden_size=32, step_mult=0.01, base_width=1.0),
+        ),
         pes=dict(
             sigma=0.01,  # units of theta
             num_pairs=8,
@@ -61,7 +66,7 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     )
     if variant == "smoke":
         c.tasks = ("mlp-w8-d2-digits",)
-        c.rule.hidden_size = 4
+        c.rule_defaults.update(rules.SMOKE)
         c.pes.update(
             num_pairs=2, trunc_steps=5, min_length_steps=5, max_length_steps=20
         )
@@ -70,7 +75,7 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     elif variant in ("demo", "demo_sp"):
         sp = "sp-" if variant == "demo_sp" else ""
         c.tasks = tuple(f"{sp}mlp-w{width}-d2-digits" for width in (16, 32))
-        c.rule.hidden_size = 16
+        c.rule_defaults.small_fc.hidden_size = 16
         c.meta_optimizer.update(warmup_steps=25, decay_steps=500)
         c.run.update(meta_steps=500, checkpoint_steps=100)
     elif variant != "full":

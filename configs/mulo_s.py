@@ -17,6 +17,8 @@ per-step losses count at most ``loss_ceiling``.
 import ml_collections
 from ml_collections import config_dict
 
+from meta_train import rules
+
 
 def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     """Return the config of a variant."""
@@ -35,7 +37,10 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
             input_noise_max=0.0,  # std, units of normalized inputs
             activations=(),  # names, e.g. ("relu", "tanh")
         ),
-        rule=dict(hidden_size=32, step_mult=0.01, base_width=1.0),
+        rule=rules.section(),  # Another: --config.rule.name=velo.
+        rule_defaults=dict(  # Where not an architecture's own; rule goes first.
+            small_fc=dict(hidden_size=32, step_mult=0.01, base_width=1.0),
+        ),
         pes=dict(
             sigma=0.01,  # units of theta
             num_pairs=8,
@@ -66,6 +71,7 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     if variant == "smoke":
         c.tasks = ("mlp-w16-d3-synthetic:32x32x3:1000",)
         c.batch_examples = 8
+        c.rule_defaults.update(rules.SMOKE)
         c.pes.update(num_pairs=2, trunc_steps=2, min_length_steps=2, max_length_steps=6)
         c.run.update(meta_steps=2, log_steps=1, checkpoint_steps=2)
     elif variant != "full":

@@ -71,7 +71,7 @@ class MetaTrainer:
     def __init__(
         self,
         *,
-        rule: mulo.SmallFC,
+        rule: Any,
         inners: Sequence[unroll.Inner],
         pes_config: pes.PESConfig,
         meta_optimizer_config: meta_optimizer.MetaOptimizerConfig,
@@ -81,7 +81,7 @@ class MetaTrainer:
         """Build the estimators; compiles nothing yet.
 
         Args:
-          rule: Architecture of the learned optimizer.
+          rule: Architecture of the learned optimizer, such as :class:`mulo.SmallFC`.
           inners: One per family; all with this rule.
           pes_config: Of every family's estimator.
           meta_optimizer_config: Of theta's optimizer.
@@ -256,9 +256,11 @@ def run(
 def _check_finite(trainer, values, step, seed):
     """Raise FloatingPointError, naming step, task and seed, when training is lost."""
     names = [estimator.inner.family.task.name for estimator in trainer.estimators]
+    settings = ("step_mult", "learning_rate", "initial_learning_rate")
+    size = next((f"rule.{s}, " for s in settings if hasattr(trainer.rule, s)), "")
     help_ = (
         "Go on from the last checkpoint, if there is one, in another workdir "
-        "(init_theta) with a lower meta_optimizer.peak_lr, rule.step_mult or a finite "
+        f"(init_theta) with a lower meta_optimizer.peak_lr, {size}or a finite "
         "pes.loss_diff_clip."
     )
     if not np.isfinite(values["theta_norm"]):

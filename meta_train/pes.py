@@ -10,6 +10,7 @@ runs began and L± the mean losses over the truncation (Vicol et al., Algorithm 
 Runs end, and new ones begin with ξ = 0, between truncations only: lengths are rounded
 up to whole truncations, so the inner loop has neither masks nor initializations. The
 first lengths are cut short at random so that the pairs are out of step from the start.
+Rules that must know how long a run is are told its own length, cut short or not.
 
 What pair i draws depends on the key and on i, not on the device that holds it.
 
@@ -178,25 +179,29 @@ class PES:
         exponent = jax.random.uniform(key, (), minval=low, maxval=high)
         return _whole_truncations(jnp.exp(exponent), self.config.trunc_steps)
 
-    def _new_runs(self, theta, key, longest):
-        """State of one pair at the start of its runs: both signs alike."""
+    def _new_runs(self, theta, key, longest, cut=None):
+        """State of one pair at the start of its runs: both signs alike.
+
+        ``cut``: key of the share of the length that is left; None for all of it.
+        """
         init_key, length_key = jax.random.split(key)
-        inner = self.inner.init(theta, init_key)
+        length = self._draw_length(length_key, longest)
+        if cut is not None:
+            left = jax.random.uniform(cut) * length
+            length = _whole_truncations(left, self.config.trunc_steps)
+        inner = self.inner.init(theta, init_key, length)
         return PESState(
             inner=jax.tree.map(lambda x: jnp.stack([x, x]), inner),
             pert_sum=jax.tree.map(jnp.zeros_like, theta),
             step=jnp.zeros((), jnp.int32),
-            length=self._draw_length(length_key, longest),
+            length=length,
         )
 
     def _init(self, theta, key):
         def init_pair(key):
             run_key, stagger_key = jax.random.split(key)
-            state = self._new_runs(theta, run_key, self.config.longest_at(0))
-            left = jax.random.uniform(stagger_key) * state.length
-            return dataclasses.replace(
-                state, length=_whole_truncations(left, self.config.trunc_steps)
-            )
+            longest = self.config.longest_at(0)
+            return self._new_runs(theta, run_key, longest, cut=stagger_key)
 
         return jax.vmap(init_pair)(self._pair_keys(key))
 
@@ -216,7 +221,9 @@ class PES:
 
         def unroll_sign(particle):
             theta, inner = particle
-            return self.inner.unroll(theta, inner, data_key, arrays, config.trunc_steps)
+            return self.inner.unroll(
+                theta, inner, data_key, arrays, config.trunc_steps, state.length
+            )
 
         one_by_one = self._pairs_at_once(config.num_pairs) is None
         map_signs = jax.lax.map if one_by_one else _vmap

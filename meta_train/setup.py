@@ -13,7 +13,7 @@ import jax
 
 import mulo
 import tasks
-from meta_train import loop, meta_optimizer, pes, unroll
+from meta_train import loop, meta_optimizer, pes, rules, unroll
 from tasks import augmentation, suites
 
 
@@ -24,9 +24,25 @@ def build(config: Mapping[str, Any]) -> loop.MetaTrainer:
       config: As the files in ``configs/`` return it, as a plain nested dict.
 
     Raises:
-      ValueError: If a value is out of range, a task or theta unknown.
+      ValueError: If a value is out of range, a task, rule or theta unknown.
     """
-    rule = mulo.SmallFC(**config["rule"])
+    rules.resolve(config)  # A wrong name should not wait for data sets.
+    names = task_names(config)
+    augment = augmentation.AugmentConfig(**config["augment"])
+    families = [
+        augmentation.family(
+            tasks.get(
+                name,
+                batch_size=config["batch_examples"],
+                data_dir=config["data_dir"] or None,
+                data_budget_bytes=config["data_budget_bytes"],
+            ),
+            augment,
+        )
+        for name in names
+    ]
+    mup = any(family.task.scalings() is not None for family in families)
+    rule = rules.make(config, mup=mup)
     init_theta = None
     if config["init_theta"]:
         pretrained = mulo.load(config["init_theta"])
@@ -36,25 +52,12 @@ def build(config: Mapping[str, Any]) -> loop.MetaTrainer:
                 f"the config's rule is {rule}: make config.rule the same."
             )
         init_theta = pretrained.theta
-    names = task_names(config)
-    augment = augmentation.AugmentConfig(**config["augment"])
     inners = [
-        unroll.Inner(
-            rule=rule,
-            family=augmentation.family(
-                tasks.get(
-                    name,
-                    batch_size=config["batch_examples"],
-                    data_dir=config["data_dir"] or None,
-                    data_budget_bytes=config["data_budget_bytes"],
-                ),
-                augment,
-            ),
-            loss_ceiling=config["loss_ceiling"],
-        )
-        for name in names
+        unroll.Inner(rule=rule, family=family, loss_ceiling=config["loss_ceiling"])
+        for family in families
     ]
     for inner in inners:
+        inner.check()
         chance = inner.family.task.chance_loss
         if chance is not None and chance >= config["loss_ceiling"]:
             raise ValueError(
@@ -78,18 +81,26 @@ def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
     """Write out what a config leaves to the machine, before a workdir is claimed.
 
     A run goes on with the tasks it began with: if a suite means others by now, because
-    data came or went, the workdir says so instead of mixing them.
+    data came or went, the workdir says so instead of mixing them. Of the settings of
+    rules, those of the one it trains are kept.
 
     Args:
       config: As for :func:`build`.
 
     Returns:
-      The config with ``tasks`` as :func:`task_names` gives them.
+      The config with ``tasks`` as :func:`task_names` and ``rule`` as
+      :func:`rules.resolve` gives them, without ``rule_defaults``.
 
     Raises:
-      ValueError: As :func:`task_names`.
+      ValueError: As the two.
     """
-    return {**config, "tasks": tuple(task_names(config))}
+    written_out = {
+        **config,
+        "tasks": tuple(task_names(config)),
+        "rule": rules.resolve(config),
+    }
+    written_out.pop("rule_defaults", None)
+    return written_out
 
 
 def task_names(config: Mapping[str, Any]) -> list[str]:

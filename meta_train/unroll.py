@@ -4,13 +4,13 @@ Axis names: S inner steps of a truncation.
 """
 
 import dataclasses
+import inspect
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-import mulo
 import tasks
 
 _TASK_KEY = 1  # Folded into a run's key to draw its task.
@@ -31,13 +31,13 @@ class Inner:
     """Tasks of a family trained by a rule; pure functions of theta, made for vmap.
 
     Attributes:
-      rule: Architecture of the learned optimizer.
+      rule: Architecture of the learned optimizer, such as :class:`mulo.SmallFC`.
       family: What it trains; the ``scalings()`` of its tasks decide between μP and SP.
       loss_ceiling: Per-step losses enter the meta-loss no higher than this (nats),
         non-finite ones as this: one run away must not drown all others.
     """
 
-    rule: mulo.SmallFC
+    rule: Any
     family: tasks.TaskFamily
     loss_ceiling: float
 
@@ -46,11 +46,28 @@ class Inner:
         if not self.loss_ceiling > 0.0:
             raise ValueError(f"loss_ceiling must be > 0 nats, got {self.loss_ceiling}.")
 
-    def init(self, theta: Any, key: jax.Array) -> InnerState:
-        """Start a training run from new parameters, of a newly drawn task."""
+    def check(self) -> None:
+        """Raise ValueError if the rule, as it is set, cannot train the family."""
+
+        def make(key):
+            self._transform(self.rule.init(key), jnp.ones((), jnp.int32))
+
+        jax.eval_shape(make, jax.random.key(0))
+
+    def init(
+        self, theta: Any, key: jax.Array, length: jax.Array | None = None
+    ) -> InnerState:
+        """Start a training run from new parameters, of a newly drawn task.
+
+        Args:
+          theta: Meta-parameters.
+          key: Decides the task and its parameters.
+          length: As for `unroll`.
+        """
         task_params = self.family.sample(jax.random.fold_in(key, _TASK_KEY))
         params = self.family.at(task_params).init(key)
-        return InnerState(params, self._transform(theta).init(params), task_params)
+        opt_state = self._transform(theta, length).init(params)
+        return InnerState(params, opt_state, task_params)
 
     def unroll(
         self,
@@ -59,6 +76,7 @@ class Inner:
         key: jax.Array,
         arrays: tasks.base.Arrays,
         num_steps: int,
+        length: jax.Array | None = None,
     ) -> tuple[InnerState, jax.Array]:
         """Train for ``num_steps``.
 
@@ -68,12 +86,14 @@ class Inner:
           key: Decides the batches.
           arrays: The train split, as the family's ``arrays`` gives it.
           num_steps: S, static.
+          length: Inner steps of the whole run, shape=(), int32, the same in every call;
+            for rules that must know how long a run is, not used by others.
 
         Returns:
           The state after the last step, and the minibatch losses before each update:
           (S,), float32, nats, below the ceiling.
         """
-        transform = self._transform(theta)
+        transform = self._transform(theta, length)
         task = self.family.at(state.task_params)
 
         def step(state, key):
@@ -95,8 +115,11 @@ class Inner:
         shapes = jax.eval_shape(self.family.task.init, jax.random.key(0))
         return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
-    def _transform(self, theta):
-        return self.rule.transform(theta, mup=self.family.task.scalings())
+    def _transform(self, theta, length):
+        takes = inspect.signature(self.rule.transform).parameters
+        horizon = {"num_steps": length} if "num_steps" in takes else {}
+        scalings = self.family.task.scalings()
+        return self.rule.transform(theta, mup=scalings, **horizon)
 
 
 def is_finite(params: optax.Params) -> jax.Array:

@@ -14,6 +14,8 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from meta_train import rules
+
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
@@ -63,6 +65,8 @@ def claim(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
         raise ValueError(
             f"{path} is not JSON ({error}): restore it, or take another --workdir."
         ) from error
+    if "rule" in there:  # One saved without a name has it by now.
+        there["rule"] = {"name": rules.DEFAULT, **there["rule"]}
     old, new = flatten(there), flatten(json.loads(text))
     missing = object()
     changed = [

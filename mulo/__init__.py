@@ -1,5 +1,6 @@
 """μ-parametrized learned optimizers as optax transformations."""
 
+from mulo import interop as interop
 from mulo import mup as mup
 from mulo import optimizers as optimizers
 from mulo._celo import Celo as Celo

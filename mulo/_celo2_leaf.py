@@ -220,7 +220,7 @@ def _update_long_vector(network, decays, grads, params, states):
     weights = jnp.concatenate([network.groups[group] for group in planes])
     hidden = list(network.bias.reshape(-1, 1))
     (out,) = scalar_network.mlp(
-        hidden, features, weights[:, :, None], network.layers, 1
+        hidden, list(features), weights[:, :, None], network.layers, 1
     )
 
     def split(x):

@@ -264,7 +264,9 @@ def flatten(tree: Any, is_leaf: Any = None) -> list[tuple[Any, Any]]:
 
 
 def keys(path: Any) -> tuple[str, ...]:
-    return tuple(keystr((key,)) for key in path)
+    # Boxes count for nothing: nnx hands optimizers its parameters without them.
+    boxed = path and path[-1] == jax.tree_util.GetAttrKey("value")
+    return tuple(keystr((key,)) for key in (path[:-1] if boxed else path))
 
 
 def keystr(path: Any) -> str:

@@ -183,7 +183,10 @@ def _factored(network, decays, exp_mult, grad, param, state):
 def _vector(network, decays, exp_mult, grad, param, state):
     g, p = grad.reshape(-1), param.reshape(-1)
     flat = LeafState(
-        state.momentum.reshape(-1, g.size), state.rms.reshape(-1), *state[2:]
+        state.momentum.reshape(-1, g.size),
+        state.rms.reshape(-1),
+        state.along_a,  # By name: nnx makes mappings of tuples.
+        state.along_b,
     )
     m, v = _moments(decays, g, flat, axes=1)
     second = _ema(

@@ -22,13 +22,16 @@ class Drift:
     start: float = 1.0
     random_start: bool = False
 
-    def init(self, theta, key):
+    def init(self, theta, key, length=None):
+        del length
         noise = jax.random.normal(key, (2,)) if self.random_start else jnp.zeros(2)
         return unroll.InnerState(
             params={"x": self.start + noise}, opt_state=(), task_params=()
         )
 
-    def unroll(self, theta, state, key, arrays, num_steps):
+    def unroll(self, theta, state, key, arrays, num_steps, length=None):
+        del length
+
         def step(x, key):
             noise = jax.random.normal(key, ())
             return x + theta["v"], 0.5 * jnp.sum(x**2) + noise
@@ -207,7 +210,7 @@ def test_clipping_bounds_every_pairs_difference():
 
 def test_a_diverged_pair_starts_anew_and_leaves_the_gradient_finite():
     class Exploding(Drift):
-        def unroll(self, theta, state, key, arrays, num_steps):
+        def unroll(self, theta, state, key, arrays, num_steps, length=None):
             state, losses = super().unroll(theta, state, key, arrays, num_steps)
             x = jnp.where(state.params["x"] > 1.0, jnp.inf, state.params["x"])
             return unroll.InnerState({"x": x}, (), ()), jnp.minimum(losses, 10.0)

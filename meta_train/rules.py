@@ -1,0 +1,125 @@
+"""Which rule a config meta-trains: its name, and the architecture's settings.
+
+``config.rule`` holds a name of :mod:`mulo.optimizers` and settings of that
+architecture; those left None are, first, what ``config.rule_defaults`` has for the
+name, and else the architecture's own defaults. So ``--config.rule.name=velo`` is enough
+to train another rule, and what a config file prefers for one is not passed to another.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ml_collections import config_dict
+
+import mulo
+
+DEFAULT = "small_fc"  # Also the rule of runs whose config names none, the oldest.
+
+# Sizes of every rule for ``smoke`` variants, where compiling is most of the time. The
+# steps of VeLO are too small at first for a few of them to show in a loss.
+SMOKE: Mapping[str, Mapping[str, Any]] = {
+    "learned_adam": {},
+    "small_fc": {"hidden_size": 4},
+    "elo": {"hidden_size": 4, "hidden_layers": 1},
+    "celo2": {"hidden_size": 4, "hidden_layers": 1},
+    "celo2_base": {"hidden_size": 4, "hidden_layers": 1},
+    "velo": {
+        "lstm_hidden_size": 4,
+        "param_inits": 2,
+        "ff_hidden_layers": 1,
+        "interp_mult": 1.0,
+        "step_mult": 0.3,
+    },
+    "celo": {"lstm_hidden_size": 4, "ff_hidden_layers": 1},
+    "celo_adam": {"lstm_hidden_size": 4},
+    "lstm_ff": {"hidden_size": 4, "hidden_layers": 1, "lstm_hidden_size": 4},
+}
+
+
+def names() -> tuple[str, ...]:
+    """Rules that can be meta-trained: the learned ones of the registry."""
+    known = mulo.optimizers.names()
+    return tuple(name for name in known if mulo.optimizers.info(name).learned)
+
+
+def section(name: str = DEFAULT) -> dict[str, Any]:
+    """``config.rule`` of a config file: the name, and every setting of every rule.
+
+    Settings are declared with their types and without values, for the command line to
+    fill in.
+    """
+    declared: dict[str, Any] = {"name": name}
+    for rule in names():
+        for key, default in _settings(rule).items():
+            declared[key] = config_dict.placeholder(type(default))
+    return declared
+
+
+def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Name of a config's rule with the settings that are given for it.
+
+    Args:
+      config: A plain nested dict with ``rule`` and, unless it was written out already,
+        ``rule_defaults``. A rule without a name is `DEFAULT`, as in runs saved before
+        rules had names.
+
+    Raises:
+      ValueError: If the rule is unknown or not learned, or has no such setting.
+    """
+    given = {"name": DEFAULT, **config["rule"]}
+    defaults = config.get("rule_defaults", {})  # Not in config.json.
+    for name in (given["name"], *defaults):
+        if name not in names():
+            raise ValueError(
+                f"rule.name must be a rule with something to learn, got {name!r}"
+                f"{_nearest(name, names())} Known: {', '.join(names())}."
+            )
+    for name, settings in defaults.items():
+        _check(f"rule_defaults.{name}", name, settings)
+    given = {key: value for key, value in given.items() if value is not None}
+    name = given.pop("name")
+    _check("rule", name, given)
+    return {"name": name, **defaults.get(name, {}), **given}
+
+
+def make(config: Mapping[str, Any], *, mup: bool) -> Any:
+    """Make the architecture a config describes.
+
+    Args:
+      config: As for `resolve`.
+      mup: Whether it is to train tasks under μP.
+
+    Raises:
+      ValueError: As `resolve`, or if a setting is out of range.
+    """
+    given = resolve(config)
+    rule = mulo.optimizers.info(given.pop("name"))
+    defaults = rule.mup_defaults if mup else {}
+    return rule.make(**{**defaults, **given, **rule.fixed})
+
+
+def _settings(name: str) -> dict[str, Any]:
+    """Settings of a rule that do not belong to its name, with their defaults."""
+    rule: Any = mulo.optimizers.info(name)
+    fields = dataclasses.fields(rule.make)
+    return {f.name: f.default for f in fields if f.name not in rule.fixed}
+
+
+def _check(where: str, name: str, given: Iterable[str]) -> None:
+    """Raise ValueError, naming the nearest, for a setting that the rule lacks."""
+    known = _settings(name)
+    for key in given:
+        if key not in known:
+            fixed = key in mulo.optimizers.info(name).fixed
+            raise ValueError(
+                f"{where}: {name} has no setting {key!r}{_nearest(key, known)}"
+                f"{' It belongs to the name.' if fixed else ''} It takes: "
+                f"{', '.join(known)}."
+            )
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else "."
