@@ -94,11 +94,12 @@ def optimizer(name: str, sizes: Mapping[str, Any]) -> Optimizer:
     else:
         name = name.partition(" ")[0]
         info = mulo.optimizers.info(name)
-        theta = None
+        theta, rate = None, 1e-3
         if info.learned:
             rule = info.make(**info.fixed, **sizes)
             theta = mulo.Pretrained(rule, rule.init(jax.random.key(_SEED)), {})
-        tx = mulo.optimizers.get(name, learning_rate=1e-3, theta=theta, num_steps=1_000)
+            rate = None  # Its own.
+        tx = mulo.optimizers.get(name, learning_rate=rate, theta=theta, num_steps=1_000)
     return tx.init, lambda grads, state, params: tx.update(
         grads, state, params, value=jnp.ones(())
     )
