@@ -61,8 +61,8 @@ def learned_optimizer(rule: Any, *, mup: Any = None) -> Any:
 
     Raises:
       ImportError: If learned_optimization's head is not importable.
-      ValueError: When the optimizer is made or used: as ``rule.transform``, or if the
-        rule needs ``init(params, num_steps=...)`` and is not given it.
+      ValueError: When the optimizer's ``init`` or ``update`` is called: as
+        ``rule.transform``, also if the rule needs the horizon and got none.
     """
     base = _load("learned_optimizers.base")
     return _derive(_LearnedOptimizer, base.LearnedOptimizer)(rule, mup)
@@ -143,8 +143,8 @@ def apply_gradients(
     tx = optax.with_extra_args_support(state.tx)
     told = {} if value is None else {"value": value}
 
-    def update_fn(updates, opt_state, params=None):
-        return tx.update(updates, opt_state, params, **told)
+    def update_fn(updates, state, params=None):
+        return tx.update(updates, state, params, **told)
 
     telling = state.replace(tx=optax.GradientTransformation(tx.init, update_fn))
     after = telling.apply_gradients(grads=grads, **changes)
@@ -166,14 +166,8 @@ class _LearnedOptimizer:
         del is_training
 
         def make(num_steps):
-            if "num_steps" not in self._takes:
-                return self._rule.transform(theta, mup=self._mup)
-            if num_steps is None:
-                raise ValueError(
-                    f"{self.name} must know how long the run is: give num_steps, the "
-                    "number of updates, as in init(params, num_steps=10_000); got None."
-                )
-            return self._rule.transform(theta, mup=self._mup, num_steps=num_steps)
+            horizon = {"num_steps": num_steps} if "num_steps" in self._takes else {}
+            return self._rule.transform(theta, mup=self._mup, **horizon)
 
         base = _load("optimizers.base")
         return _derive(_Optimizer, base.Optimizer)(make, self.name)

@@ -10,10 +10,13 @@ _OPTIONS = {
 }
 
 
+jit = functools.partial(jax.jit, compiler_options=_OPTIONS)
+
+
 class Jax:
     """The module jax, for a module under test; its own jit optimizes nothing."""
 
-    jit = staticmethod(functools.partial(jax.jit, compiler_options=_OPTIONS))
+    jit = staticmethod(jit)
 
     def __getattr__(self, name):
         return getattr(jax, name)
