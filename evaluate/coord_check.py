@@ -60,6 +60,8 @@ def main() -> int:
 
 def _pretrained() -> mulo.Pretrained | None:
     if not optimizers.get(_OPTIMIZER.value).learned:
+        if _THETA.value:
+            raise ValueError(f"{_OPTIMIZER.value} is not learned and takes no --theta.")
         return None
     if _THETA.value == "random":
         return optimizers.random_pretrained(_OPTIMIZER.value)

@@ -303,7 +303,7 @@ def _layer(k: int, num_layers: int) -> str:
 
 def _known_architecture(name: str, where: str = "mulo.save") -> Any:
     known = architectures()
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise ValueError(
             f"{where}: unknown architecture {name!r}{nearest(str(name), known)} "
             f"Known: {', '.join(known)}."

@@ -266,7 +266,7 @@ class CeloAdam:
 
         def init_fn(params):
             inputs.check_floating("CeloAdam", params)
-            zeros = jax.tree.map(lambda p: jnp.zeros(jnp.shape(p)), params)
+            zeros = jax.tree.map(lambda p: jnp.zeros(jnp.shape(p), jnp.float32), params)
             return CeloAdamState(
                 count=jnp.zeros((), jnp.int32),
                 momentum=zeros,

@@ -139,7 +139,7 @@ class Celo2:
 
         def weights(key, shape, num_inputs):
             # Two standard deviations are kept, and not corrected for, as published.
-            draw = jax.random.truncated_normal(key, -2.0, 2.0, shape)
+            draw = jax.random.truncated_normal(key, -2.0, 2.0, shape, jnp.float32)
             return draw * num_inputs**-0.5
 
         group_keys = jax.random.split(first_key, len(groups))
@@ -148,7 +148,7 @@ class Celo2:
         for i, layer_key in enumerate(keys, start=1):
             layers[f"w{i}"] = weights(layer_key, (sizes[i], sizes[i + 1]), sizes[i])
         for i, size in enumerate(sizes[1:]):
-            layers[f"b{i}"] = jnp.zeros(size)
+            layers[f"b{i}"] = jnp.zeros(size, jnp.float32)
         return {"ff_mod_stack": layers}
 
     def check_theta(self, theta: Theta) -> None:
@@ -225,7 +225,9 @@ class Celo2:
                 for i in range(1, self.hidden_layers + 1)
             ),
         )
-        decays = Decays(*(jnp.asarray(getattr(self, name)) for name in DECAYS))
+        decays = Decays(
+            *(jnp.asarray(getattr(self, name), jnp.float32) for name in DECAYS)
+        )
 
         def init_fn(params):
             inputs.check_floating("Celo2", params)

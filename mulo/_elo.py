@@ -111,7 +111,8 @@ class ELO:
         self.check_theta(theta)
         rule = self._small_fc()
         offsets = {
-            name: jnp.zeros(len(getattr(self, f"initial_{name}"))) for name in _DECAYS
+            name: jnp.zeros(len(getattr(self, f"initial_{name}")), jnp.float32)
+            for name in _DECAYS
         }
         inner = rule.transform({"nn": theta["nn"], **offsets}, mup=mup)
         rate = self.learning_rate if learning_rate is None else learning_rate

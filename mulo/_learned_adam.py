@@ -121,7 +121,8 @@ class LearnedAdam:
             inputs.check_floating("LearnedAdam", params)
             # Two trees, so that the state can be donated.
             mu, nu = (
-                jax.tree.map(lambda p: jnp.zeros(jnp.shape(p)), params) for _ in "mn"
+                jax.tree.map(lambda p: jnp.zeros(jnp.shape(p), jnp.float32), params)
+                for _ in "mn"
             )
             return LearnedAdamState(jnp.zeros((), jnp.int32), mu, nu)
 

@@ -82,7 +82,10 @@ def read(
         tree = tree["params"]
     elif isinstance(tree, Mapping) and set(tree) == {"0", "1", "2"}:
         tree = tree["0"]  # A tuple (theta, generation, step).
-    return from_public(tree, where, rule=rule, gin=gin)
+    try:
+        return from_public(tree, where, rule=rule, gin=gin)
+    except (TypeError, AttributeError) as error:
+        raise ValueError(f"{where} is no theta known here: {error}.") from error
 
 
 def from_public(

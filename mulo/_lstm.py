@@ -19,8 +19,10 @@ Params = dict[str, jax.Array]  # {"w": (I, O), "b": (O,)}
 def init_linear(key: jax.Array, inputs: int, outputs: int) -> Params:
     """Draw a layer: weights truncated normal of scale 1/sqrt(inputs), biases zero."""
     # Two standard deviations are kept, and not corrected for, as in haiku.
-    weights = jax.random.truncated_normal(key, -2.0, 2.0, (inputs, outputs))
-    return {"w": weights * inputs**-0.5, "b": jnp.zeros(outputs)}
+    weights = jax.random.truncated_normal(
+        key, -2.0, 2.0, (inputs, outputs), jnp.float32
+    )
+    return {"w": weights * inputs**-0.5, "b": jnp.zeros(outputs, jnp.float32)}
 
 
 def linear(params: Params, x: jax.Array) -> jax.Array:

@@ -113,11 +113,11 @@ class LSTMFF:
         mlp_keys = jax.random.split(keys[0], len(sizes) - 1)
         units = self.lstm_hidden_size
         rnn_inputs = features.NUM_TENSOR + self.from_lstm_size + self.from_mlp_size
-        zeros = jnp.zeros((1, units))
+        zeros = jnp.zeros((1, units), jnp.float32)
 
         def message(key, size):
             # Haiku's variance scaling, which does correct for what truncation takes.
-            drawn = jax.random.truncated_normal(key, -2.0, 2.0, (size,))
+            drawn = jax.random.truncated_normal(key, -2.0, 2.0, (size,), jnp.float32)
             return drawn * (size**-0.5 / 0.87962566103423978)
 
         return {
@@ -171,7 +171,7 @@ class LSTMFF:
         del num_steps
         self.check_theta(theta)
         multipliers = inputs.step_multipliers(mup, self.base_width)
-        decays = jnp.asarray(self.decays)
+        decays = jnp.asarray(self.decays, jnp.float32)
 
         def init_fn(params):
             inputs.check_floating("LSTMFF", params)

@@ -68,18 +68,20 @@ def num_features(num_decays: int) -> int:
 
 def init_leaf(param: jax.typing.ArrayLike, num_decays: int) -> LeafState:
     """Zero accumulators for one array."""
-    zeros = jnp.zeros((num_decays, *jnp.shape(param)))
+    zeros = jnp.zeros((num_decays, *jnp.shape(param)), jnp.float32)
     return LeafState(zeros, jnp.zeros_like(zeros))
 
 
 def init_clip() -> ClipState:
     """A usual size of 1 before the first gradient."""
-    return ClipState(jnp.ones(()), jnp.asarray(1.0 - _CLIP_DECAY, jnp.float32))
+    return ClipState(
+        jnp.ones((), jnp.float32), jnp.asarray(1.0 - _CLIP_DECAY, jnp.float32)
+    )
 
 
 def init_loss() -> LossState:
     """No loss seen yet."""
-    return LossState(jnp.zeros(()), jnp.zeros(()), jnp.zeros((), jnp.int32))
+    return LossState(*(jnp.zeros((), jnp.float32),) * 2, jnp.zeros((), jnp.int32))
 
 
 def clip_gradients(
@@ -98,11 +100,12 @@ def clip_gradients(
 
 
 def update_loss(state: LossState, loss: jax.Array, decay: float) -> LossState:
-    """Take in one loss; one that is not finite is left out."""
+    """Take in one loss; one whose square is not finite is left out."""
     mean = decay * state.mean + (1.0 - decay) * loss
     var = decay * state.var + (1.0 - decay) * jnp.square(mean - loss)
     new = LossState(mean, var, state.count + 1)
-    return jax.tree.map(lambda a, b: jnp.where(jnp.isfinite(loss), a, b), new, state)
+    usable = jnp.isfinite(jnp.square(loss))
+    return jax.tree.map(lambda a, b: jnp.where(usable, a, b), new, state)
 
 
 def surprise(state: LossState, loss: jax.Array) -> jax.Array:
@@ -205,7 +208,9 @@ def _tensor_features(stack):
     sizes = (*shape, *(1,) * (_NUM_AXES - len(shape)))[:_NUM_AXES]
     constants = {f"shape_{k}": math.log(n) - 1.0 for k, n in enumerate(sizes)}
     constants["is_scalar"] = -1.0 if shape else 1.0
-    return {name: jnp.full(count, value) for name, value in constants.items()} | {
+    return {
+        name: jnp.full(count, value, jnp.float32) for name, value in constants.items()
+    } | {
         "g_norm": _clipped_log(jnp.linalg.norm(g, axis=1)),
         "mean_ms_mag": _clipped_log(mean_m),
         "mean_ms_sign": jnp.sign(mean_m),
@@ -229,7 +234,9 @@ def common(count: jax.Array, num_tensors: int) -> jax.Array:
     # The public code multiplies the time scale by π, rather than the time.
     periods = np.asarray(TIMESCALES, np.float32) * np.float32(np.pi)
     time = jnp.sin(count.astype(jnp.float32) / periods)
-    return jnp.concatenate([time, jnp.full(1, math.log(num_tensors) - 1.0)])
+    return jnp.concatenate(
+        [time, jnp.full(1, math.log(num_tensors) - 1.0, jnp.float32)]
+    )
 
 
 def run_mlp(

@@ -77,6 +77,7 @@ def muon(
                 adam_b1=adam_b1,
                 adam_b2=adam_b2,
                 adam_weight_decay=adam_weight_decay,
+                muon_weight_dimension_numbers=_matrices,
                 **{k: v for k, v in late.items() if v is not None},
             )
         )
@@ -115,7 +116,7 @@ def muon(
         ),
     )
     rest = optax.chain(
-        optax.scale_by_adam(adam_b1, adam_b2, eps),
+        optax.scale_by_adam(adam_b1, adam_b2, eps, nesterov=nesterov),
         *finish(
             learning_rate if adam_learning_rate is None else adam_learning_rate,
             mup,
@@ -126,6 +127,18 @@ def muon(
         ),
     )
     return chain(optax.partition({"muon": hidden, "adam": rest}, labels))
+
+
+def _matrices(params: Any) -> Any:
+    """Leaves of two axes, as in optax, less those without entries."""
+    return jax.tree.map(
+        lambda x: (
+            optax.contrib.MuonDimensionNumbers()
+            if jnp.ndim(x) == 2 and jnp.size(x)
+            else None
+        ),
+        params,
+    )
 
 
 def _matrix_axes(

@@ -120,14 +120,20 @@ class SmallFC:
         for i, layer_key in enumerate(jax.random.split(key, len(sizes) - 1)):
             shape = (sizes[i], sizes[i + 1])
             # Two standard deviations are kept, and not corrected for, as published.
-            weights = jax.random.truncated_normal(layer_key, -2.0, 2.0, shape)
+            weights = jax.random.truncated_normal(
+                layer_key, -2.0, 2.0, shape, jnp.float32
+            )
             network[f"w{i}"] = weights * sizes[i] ** -0.5
-            network[f"b{i}"] = jnp.zeros(shape[1:])
+            network[f"b{i}"] = jnp.zeros(shape[1:], jnp.float32)
         return {
             "nn": network,
-            "momentum_decays": jnp.zeros(len(self.initial_momentum_decays)),
-            "rms_decays": jnp.zeros(len(self.initial_rms_decays)),
-            "adafactor_decays": jnp.zeros(len(self.initial_adafactor_decays)),
+            "momentum_decays": jnp.zeros(
+                len(self.initial_momentum_decays), jnp.float32
+            ),
+            "rms_decays": jnp.zeros(len(self.initial_rms_decays), jnp.float32),
+            "adafactor_decays": jnp.zeros(
+                len(self.initial_adafactor_decays), jnp.float32
+            ),
         }
 
     def decay_rates(self, theta: Theta) -> leaf_lib.Decays:
@@ -138,7 +144,9 @@ class SmallFC:
         """
 
         def effective(initial, offset):
-            return 1.0 - (1.0 - jnp.asarray(initial)) * jnp.exp(10.0 * offset)
+            return 1.0 - (1.0 - jnp.asarray(initial, jnp.float32)) * jnp.exp(
+                10.0 * offset
+            )
 
         return leaf_lib.Decays(
             momentum=effective(self.initial_momentum_decays, theta["momentum_decays"]),
@@ -232,7 +240,7 @@ class SmallFC:
                 if _is_masked(grad):
                     continue
                 if jnp.size(grad) == 0:
-                    directions[i] = jnp.zeros(jnp.shape(grad))
+                    directions[i] = jnp.zeros(jnp.shape(grad), jnp.float32)
                 elif jnp.ndim(grad) < 2:
                     vectors.append(i)
                 else:

@@ -117,10 +117,10 @@ def init(param: jax.typing.ArrayLike, num_momenta: int) -> LeafState:
         k, a, b = factoring.shape
         along_a, along_b = (num_momenta, k, a), (num_momenta, k, b)
     return LeafState(
-        momentum=jnp.zeros((num_momenta, *shape)),
-        rms=jnp.zeros(shape),
-        along_a=jnp.zeros(along_a),
-        along_b=jnp.zeros(along_b),
+        momentum=jnp.zeros((num_momenta, *shape), jnp.float32),
+        rms=jnp.zeros(shape, jnp.float32),
+        along_a=jnp.zeros(along_a, jnp.float32),
+        along_b=jnp.zeros(along_b, jnp.float32),
     )
 
 

@@ -32,7 +32,7 @@ class LossState(NamedTuple):
 def init_loss() -> LossState:
     """No loss seen yet."""
     return LossState(
-        means=jnp.zeros(NUM_LOSS_AVERAGES),
+        means=jnp.zeros(NUM_LOSS_AVERAGES, jnp.float32),
         # A dtype, or the state would be weakly typed and its first step compiled twice.
         lowest=jnp.full(NUM_LOSS_AVERAGES, 999_999_999_999.0, jnp.float32),
     )
@@ -69,7 +69,8 @@ def update_loss(
     means = state.means * decays + loss * (1.0 - decays)
     means = jnp.where(jnp.isfinite(loss), means, state.means)
     corrected = means / correction
-    lowest = jnp.minimum(state.lowest, corrected)
+    seen = jnp.minimum(state.lowest, corrected)
+    lowest = jnp.where(jnp.isfinite(loss), seen, state.lowest)
     # Where an average lies between its lowest value and the next longer average.
     span = jnp.maximum(1e-8, corrected[1:] - lowest[:-1])
     features = jnp.clip((corrected[:-1] - lowest[:-1]) / span - 1.0, -1.0, 1.0)

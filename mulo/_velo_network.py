@@ -50,7 +50,7 @@ def init_rnn(key: jax.Array, num_inputs: int, units: int, controls: int) -> Thet
     if controls:
         rnn["rnn_to_controls"] = lstm_lib.init_linear(keys[4], units, controls)
     rnn["step_size"] = lstm_lib.init_linear(keys[5], units, 1)
-    zeros = jnp.zeros((1, units))
+    zeros = jnp.zeros((1, units), jnp.float32)
     return {"lstm_init_state": {"hidden": zeros, "cell": zeros}, "rnn_params": rnn}
 
 
@@ -62,14 +62,14 @@ def init_bank(key: jax.Array, rule: Any) -> dict[str, jax.Array]:
     for i, layer_key in enumerate(jax.random.split(key, len(sizes) - 1)):
         shape = (rule.param_inits, sizes[i], sizes[i + 1])
         # Two standard deviations are kept, and not corrected for, as published.
-        weights = jax.random.truncated_normal(layer_key, -2.0, 2.0, shape)
+        weights = jax.random.truncated_normal(layer_key, -2.0, 2.0, shape, jnp.float32)
         weights = weights * sizes[i] ** -0.5
         if i == 0:
             parts = jnp.split(weights, np.cumsum(groups)[:-1].tolist(), axis=1)
             bank |= {f"w0__{k}": part for k, part in enumerate(parts)}
         else:
             bank[f"w{i}"] = weights
-        bank[f"b{i}"] = jnp.zeros((rule.param_inits, sizes[i + 1]))
+        bank[f"b{i}"] = jnp.zeros((rule.param_inits, sizes[i + 1]), jnp.float32)
     return bank
 
 
@@ -120,9 +120,9 @@ def mix(
 def fixed_decays(rule: Any) -> leaf_lib.Decays:
     """The decay rates as arrays; VeLO and Celo do not learn theirs."""
     return leaf_lib.Decays(
-        momentum=jnp.asarray(rule.initial_momentum_decays),
-        rms=jnp.asarray(rule.initial_rms_decays),
-        adafactor=jnp.asarray(rule.initial_adafactor_decays),
+        momentum=jnp.asarray(rule.initial_momentum_decays, jnp.float32),
+        rms=jnp.asarray(rule.initial_rms_decays, jnp.float32),
+        adafactor=jnp.asarray(rule.initial_adafactor_decays, jnp.float32),
     )
 
 

@@ -40,11 +40,13 @@ class Source:
       beside: Names of files in the same folder that belong to it; fetched if they
         exist.
       about: One line on it.
+      architecture: Class of the rule it belongs to.
     """
 
     url: str
     beside: tuple[str, ...]
     about: str
+    architecture: str
 
 
 SOURCES = {
@@ -53,9 +55,12 @@ SOURCES = {
         f"pretrained_lopts/{_VELO}/params",
         ("config.gin",),
         "VeLO, 4000 TPU-months; 9.3 MB",
+        "VeLO",
     ),
-    "celo": Source(f"{_CELO}/celo/theta.state", (), "Celo; 0.15 MB"),
-    "celo_adam": Source(f"{_CELO}/celo_adam/theta.state", (), "CeloAdam; 0.15 MB"),
+    "celo": Source(f"{_CELO}/celo/theta.state", (), "Celo; 0.15 MB", "Celo"),
+    "celo_adam": Source(
+        f"{_CELO}/celo_adam/theta.state", (), "CeloAdam; 0.15 MB", "CeloAdam"
+    ),
 }
 
 
@@ -86,8 +91,15 @@ def fetched(name: str, directory: str | os.PathLike[str] | None = None) -> Path:
             f"{name!r} was not fetched: there is no {record_path}. Run: python -m "
             f"mulo.fetch {name}, or give the path of a file you have."
         )
-    record = json.loads(record_path.read_text())
-    for file_name, want in record["files"].items():
+    try:
+        record = json.loads(record_path.read_text())
+        files, theta = dict(record["files"]), where / record["theta"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{record_path} is damaged ({type(error).__name__}: {error}). Delete "
+            f"{where} and fetch it again."
+        ) from error
+    for file_name, want in files.items():
         path = where / file_name
         got = _described(path.read_bytes()) if path.is_file() else None
         if got != {key: want[key] for key in ("size", "sha256")}:
@@ -96,7 +108,7 @@ def fetched(name: str, directory: str | os.PathLike[str] | None = None) -> Path:
                 f"{record_path} says {want['size']} bytes, sha256 {want['sha256']}, "
                 f"got {got}. Delete {where} and fetch it again."
             )
-    return where / record["theta"]
+    return theta
 
 
 def fetch(
@@ -133,7 +145,12 @@ def fetch(
         except FileNotFoundError:
             continue  # The published settings are used.
     gin = contents["config.gin"][1].decode() if "config.gin" in contents else None
-    _legacy_thetas.read(contents[file_name][1], address, gin=gin)
+    rule, _ = _legacy_thetas.read(contents[file_name][1], address, gin=gin)
+    if type(rule).__name__ != SOURCES[name].architecture:
+        raise ValueError(
+            f"{address} holds a theta of {type(rule).__name__}, not of "
+            f"{SOURCES[name].architecture}; nothing was kept."
+        )
     where.mkdir(parents=True, exist_ok=True)
     for each, (_, content) in contents.items():
         _write(where / each, content)

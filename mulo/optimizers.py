@@ -32,7 +32,7 @@ from mulo._velo import VeLO
 
 # What becomes of gradient entries that are not finite: they count as zero (or as very
 # large, if infinite); the leaf they are in makes no step; or the leaf is lost. They
-# never touch another leaf.
+# never make another leaf's step anything but a number.
 NonFinite = Literal["ignored", "skips its leaf", "stays in its leaf"]
 
 

@@ -226,12 +226,17 @@ def test_empty_trees_and_empty_leaves_are_left_alone(name):
     tx = make(name, None)
     updates, _ = tx.update({}, tx.init({}), {}, value=1.0)
     assert updates == {}
-    params = {"none": jnp.ones((5, 0)), "b": jnp.ones(3), "w": jnp.ones((2, 3))}
+    params = {
+        "none": jnp.ones((0, 5)),
+        "no": jnp.ones((5, 0)),
+        "b": jnp.ones(3),
+        "w": jnp.ones((2, 3)),
+    }
     update = fast_compile.jit(lambda *args: tx.update(*args, value=1.0))
     state = tx.init(params)
     for _ in range(2):
         updates, state = update(params, state, params)
-    assert updates["none"].shape == (5, 0)
+    assert updates["none"].shape == (0, 5)
     assert np.all(np.isfinite(updates["w"]))
     assert np.any(updates["b"] != 0)
 
@@ -262,3 +267,18 @@ def test_a_rule_that_reads_the_loss_says_so_when_it_gets_none(name):
             tx.update(params, state, params)
     else:
         jax.eval_shape(tx.update, params, state, params)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_with_x64_states_keep_their_dtypes_and_those_of_learned_rules_are_float32(name):
+    with jax.enable_x64(True):
+        tx = make(name, None)
+        params = draw(0, "float32", FEW)
+        update = fast_compile.jit(lambda *args: tx.update(*args, value=1.0))
+        state = tx.init(params)
+        updates, new = update(params, state, params)
+        shapes = jax.tree.map(lambda x: (x.shape, x.dtype), tuple(jax.tree.leaves(new)))
+    if mulo.optimizers.info(name).learned:
+        assert all(leaf.dtype != jnp.float64 for leaf in jax.tree.leaves(state))
+    assert shapes == tuple((x.shape, x.dtype) for x in jax.tree.leaves(state))
+    assert all(u.dtype == jnp.float32 for u in updates.values())

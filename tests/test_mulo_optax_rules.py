@@ -105,7 +105,7 @@ def test_muon_under_mup_replaces_optax_scale_and_leaves_the_rest_to_adam():
     tx = mulo.muon(0.1, mup=SCALINGS, base_width=8, adam_learning_rate=0.01)
     got = updates_of(tx)
     theirs = updates_of(optax.contrib.muon(0.1))
-    adam = updates_of(optax.adam(0.01))
+    adam = updates_of(optax.adam(0.01, nesterov=True))  # As optax's Muon does.
     for leaf in ("in", "out", "b"):
         np.testing.assert_allclose(got[leaf], adam[leaf], rtol=1e-5)
     # √(o/i) for both; optax has √(fan_out/fan_in), here the same.

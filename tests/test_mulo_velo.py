@@ -333,3 +333,18 @@ def test_what_is_missing_or_does_not_fit_is_named():
         tx.update(params, state, value=1.0)
     with pytest.raises(ValueError, match="'w' is int32"):
         tx.init({"w": jnp.ones(3, jnp.int32)})
+
+
+def test_a_first_loss_that_is_no_number_leaves_no_trace_in_the_lowest_averages():
+    decays = _velo_features.loss_decays(100.0)
+    state, _ = _velo_features.update_loss(
+        _velo_features.init_loss(), jnp.asarray(jnp.nan), jnp.asarray(0), decays
+    )
+    np.testing.assert_array_equal(state.lowest, _velo_features.init_loss().lowest)
+    for count in range(1, 6):
+        loss = jnp.asarray(3.0 - 0.1 * count)
+        state, features = _velo_features.update_loss(
+            state, loss, jnp.asarray(count), decays
+        )
+    assert state.lowest.min() > 0.0
+    assert np.all(np.isfinite(features))
