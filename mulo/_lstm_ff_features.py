@@ -9,6 +9,7 @@ Axis names: T tensors, L of them of one shape, N parameters of one, D decays, F
 features, H units of the MLP.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -81,7 +82,8 @@ def init_clip() -> ClipState:
 
 def init_loss() -> LossState:
     """No loss seen yet."""
-    return LossState(*(jnp.zeros((), jnp.float32),) * 2, jnp.zeros((), jnp.int32))
+    zero = functools.partial(jnp.zeros, ())
+    return LossState(zero(jnp.float32), zero(jnp.float32), zero(jnp.int32))
 
 
 def clip_gradients(
