@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mulo import _accumulators as accumulators_lib
 from mulo import _lstm as lstm_lib
 from mulo import _rule_inputs as inputs
 from mulo import _velo_features as features
@@ -104,8 +105,7 @@ class Celo:
         inputs.check_finite(self, ("exp_mult",))
         if self.train_phase not in (1, 2):
             raise ValueError(f"train_phase must be 1 or 2, got {self.train_phase!r}.")
-        inputs.check_decays(self, network_lib.DECAYS)
-        network_lib.check_decay_counts(self)
+        accumulators_lib.check_decays(self)
 
     def init(self, key: jax.Array) -> Theta:
         """Draw meta-parameters, float32, laid out as :meth:`mulo.VeLO.init` does."""
@@ -150,7 +150,7 @@ class Celo:
         inputs.refuse_param_scale_under_mup(self, mup)
         horizon = inputs.check_num_steps("Celo", num_steps)
         multipliers = inputs.step_multipliers(mup, self.base_width)
-        decays = network_lib.fixed_decays(self)
+        decays = accumulators_lib.fixed_decays(self)
 
         def init_fn(params):
             inputs.check_floating("Celo", params)

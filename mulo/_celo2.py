@@ -29,21 +29,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mulo import _accumulators as accumulators
 from mulo import _celo2_leaf as leaf_lib
 from mulo import _newton_schulz as newton_schulz
 from mulo import _rule_inputs as inputs
 from mulo import mup as mup_lib
 from mulo._mu_adam import scale_by_mup
-from mulo._small_fc_leaf import Decays
 from mulo._wrappers import in_float32
 
 Theta = Any  # {"ff_mod_stack": {"w0__0", …, "b0", "w1", …}}, float32 arrays.
-
-DECAYS = (
-    "initial_momentum_decays",
-    "initial_rms_decays",
-    "initial_adafactor_decays",
-)
 
 _OUTPUTS = 3  # Direction and two that are not used.
 
@@ -101,19 +95,7 @@ class Celo2:
                 raise ValueError(
                     f"{name} must lie in [0, 1), got {getattr(self, name)!r}."
                 )
-        inputs.check_decays(self, DECAYS)
-        if len(self.initial_rms_decays) != 1:
-            raise ValueError(
-                "initial_rms_decays must be one decay, as published, got "
-                f"{self.initial_rms_decays}."
-            )
-        if len(self.initial_adafactor_decays) != len(self.initial_momentum_decays):
-            raise ValueError(
-                "initial_adafactor_decays must be as many as "
-                "initial_momentum_decays (each momentum is normalized by one of "
-                f"them), got {len(self.initial_adafactor_decays)} and "
-                f"{len(self.initial_momentum_decays)}."
-            )
+        accumulators.check_decays(self)
 
     @property
     def mup_rule(self) -> str:
@@ -225,15 +207,13 @@ class Celo2:
                 for i in range(1, self.hidden_layers + 1)
             ),
         )
-        decays = Decays(
-            *(jnp.asarray(getattr(self, name), jnp.float32) for name in DECAYS)
-        )
+        decays = accumulators.fixed_decays(self)
 
         def init_fn(params):
             inputs.check_floating("Celo2", params)
             num_momenta = len(self.initial_momentum_decays)
             return Celo2State(
-                jax.tree.map(lambda p: leaf_lib.init(p, num_momenta), params)
+                jax.tree.map(lambda p: accumulators.init(p, num_momenta), params)
             )
 
         def update_fn(updates, state, params=None):

@@ -23,13 +23,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from mulo import _long_vectors as long_vectors
 from mulo import _scalar_network as scalar_network
-from mulo import _small_fc_leaf as shared
-
-LeafState = shared.LeafState
-init = shared.init
+from mulo._accumulators import Factoring, LeafState
 
 # Features by group, as the public file splits the first layer. The last five groups
 # need factored moments: scalars and vectors have none of them.
@@ -52,7 +49,6 @@ GROUPS = (
 
 _CLIP = 1000.0  # Gradient units.
 _CLIP_FEATURE = 0.1  # Gradient units.
-_MAX_VECTORS = 32  # Arrays in one long vector; each adds a little to the program.
 
 # Groups of features that are read from the same arrays: the gradient and parameters,
 # the momenta, and these with the second moment.
@@ -98,7 +94,7 @@ def update_factored(network, decays, grad, param, state):
       The network's first output, of shape ``grad.shape``, float32, and the new state.
     """
     shape = jnp.shape(grad)
-    factoring = shared.Factoring.of(shape)
+    factoring = Factoring.of(shape)
     assert factoring is not None
     last_two = (math.prod(shape[:-2]), *shape[-2:])
     grad, param, momentum, rms = _moments(decays, grad, param, state)
@@ -172,70 +168,41 @@ def update_vectors(network, decays, grads, params, states):
     Returns:
       Lists of the network's first output, float32, and of new states.
     """
-    outs, new_states = [], []
-    for i in range(0, len(grads), _MAX_VECTORS):
-        chunk = slice(i, i + _MAX_VECTORS)
-        out, new = _update_long_vector(
-            network, decays, grads[chunk], params[chunk], states[chunk]
-        )
-        outs += out
-        new_states += new
-    return outs, new_states
+
+    def step(grads, params, states):
+        return _update_long_vector(network, decays, grads, params, states)
+
+    return long_vectors.in_chunks(step, grads, params, states)
 
 
 def _update_long_vector(network, decays, grads, params, states):
-    sizes = [math.prod(jnp.shape(grad)) for grad in grads]
-    ends = np.cumsum(sizes)[:-1].tolist()
-
-    def join(arrays):
-        """Arrays (*lead, *shape) → (*lead, N)."""
-        return jnp.concatenate(
-            [
-                x.reshape(*x.shape[: x.ndim - jnp.ndim(grad)], -1)
-                for x, grad in zip(arrays, grads, strict=True)
-            ],
-            axis=-1,
-        )
-
+    layout = long_vectors.Layout(grads)
     second = jnp.concatenate([s.along_a for s in states], axis=-1)
     joined = LeafState(
-        join([s.momentum for s in states]),
-        join([s.rms for s in states]),
+        layout.join([s.momentum for s in states]),
+        layout.join([s.rms for s in states]),
         second,
         second,
     )
-    g, p, m, v = _moments(decays, join(grads), join(params), joined)
+    g, p, m, v = _moments(decays, layout.join(grads), layout.join(params), joined)
     decay = decays.adafactor.reshape(-1, 1)
     second = decay * second + (1.0 - decay) * (jnp.square(g)[None] + 1e-30)
     planes = _planes(g, p, list(m), v, [g * s for s in _safe_rsqrt(second + 1e-9)])
     features = jnp.stack(_flat(planes))
-    mean_square = jnp.stack(
-        [
-            jnp.mean(part, axis=1)
-            for part in jnp.split(jnp.square(features), ends, axis=1)
-        ],
-        axis=1,
-    )
-    features *= _inverse_rms(mean_square)[:, np.repeat(np.arange(len(sizes)), sizes)]
+    features *= layout.spread(_inverse_rms(layout.mean_squares(features)))
     weights = jnp.concatenate([network.groups[group] for group in planes])
     hidden = list(network.bias.reshape(-1, 1))
     (out,) = scalar_network.mlp(
         hidden, list(features), weights[:, :, None], network.layers, 1
     )
-
-    def split(x):
-        """(*lead, N) → arrays (*lead, *shape)."""
-        return [
-            part.reshape(*part.shape[:-1], *jnp.shape(grad))
-            for part, grad in zip(jnp.split(x, ends, axis=-1), grads, strict=True)
-        ]
-
-    flat_second = jnp.split(second, ends, axis=-1)
+    flat_second = layout.pieces(second)
     new_states = [
         LeafState(*leaves)
-        for leaves in zip(split(m), split(v), flat_second, flat_second, strict=True)
+        for leaves in zip(
+            layout.split(m), layout.split(v), flat_second, flat_second, strict=True
+        )
     ]
-    return split(out), new_states
+    return layout.split(out), new_states
 
 
 def normalize(x: jax.Array) -> jax.Array:

@@ -40,8 +40,9 @@ def mu_sgd(
       ValueError: As :func:`mulo._mu_adam.scale_by_mup`.
     """
     none = isinstance(momentum, int | float) and momentum == 0
+    decay: Any = momentum  # optax's annotation leaves out arrays, which it takes.
     chain = optax.chain(
-        optax.identity() if none else optax.trace(momentum, nesterov),  # type: ignore[arg-type]
+        optax.identity() if none else optax.trace(decay, nesterov),
         _mu_adam.scale_by_mup(mup, optimizer="sgd", base_width=base_width),
         optax.scale_by_learning_rate(learning_rate),
     )

@@ -129,8 +129,8 @@ def require_params(rule: str, params: Any) -> None:
     """Raise ValueError if ``update`` was called without parameters."""
     if params is None:
         raise ValueError(
-            f"{rule} reads the parameters: call tx.update(grads, state, params, "
-            "value=loss), got params=None."
+            f"{rule} reads the parameters: call tx.update(grads, state, params), got "
+            "params=None."
         )
 
 

@@ -22,8 +22,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mulo import _accumulators as accumulators
+from mulo import _rule_inputs as inputs
 from mulo import _small_fc_leaf as leaf_lib
-from mulo import mup as mup_lib
 
 Theta = Any  # {"nn": {"w0", "b0", …}, "momentum_decays", …}, float32 arrays.
 
@@ -65,37 +66,10 @@ class SmallFC:
 
     def __post_init__(self):
         """Check every field."""
-        for name in ("hidden_size", "hidden_layers"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be an integer >= 1, got {value!r}.")
-        for name in ("step_mult", "base_width"):
-            value = getattr(self, name)
-            if not 0.0 < value < float("inf"):
-                raise ValueError(f"{name} must be finite and > 0, got {value!r}.")
-        if not -float("inf") < self.exp_mult < float("inf"):
-            raise ValueError(f"exp_mult must be finite, got {self.exp_mult!r}.")
-        for name in (
-            "initial_momentum_decays",
-            "initial_rms_decays",
-            "initial_adafactor_decays",
-        ):
-            decays = tuple(float(d) for d in getattr(self, name))
-            object.__setattr__(self, name, decays)  # Lists from JSON become tuples.
-            if not decays or not all(0.0 <= d < 1.0 for d in decays):
-                raise ValueError(f"{name} must lie in [0, 1), got {decays}.")
-        if len(self.initial_rms_decays) != 1:
-            raise ValueError(
-                "initial_rms_decays must be one decay, as published, got "
-                f"{self.initial_rms_decays}."
-            )
-        if len(self.initial_adafactor_decays) != len(self.initial_momentum_decays):
-            raise ValueError(
-                "initial_adafactor_decays must be as many as "
-                "initial_momentum_decays (each momentum is normalized by one of "
-                f"them), got {len(self.initial_adafactor_decays)} and "
-                f"{len(self.initial_momentum_decays)}."
-            )
+        inputs.check_sizes(self, ("hidden_size", "hidden_layers"))
+        inputs.check_positive(self, ("step_mult", "base_width"))
+        inputs.check_finite(self, ("exp_mult",))
+        accumulators.check_decays(self)
 
     @property
     def num_inputs(self) -> int:
@@ -136,7 +110,7 @@ class SmallFC:
             ),
         }
 
-    def decay_rates(self, theta: Theta) -> leaf_lib.Decays:
+    def decay_rates(self, theta: Theta) -> accumulators.Decays:
         """Effective decay rates, ``1 - (1 - initial) * exp(10 * offset)``.
 
         Rates of second moments are clipped to [0, 1]; those of momenta are not
@@ -148,7 +122,7 @@ class SmallFC:
                 10.0 * offset
             )
 
-        return leaf_lib.Decays(
+        return accumulators.Decays(
             momentum=effective(self.initial_momentum_decays, theta["momentum_decays"]),
             rms=jnp.clip(
                 effective(self.initial_rms_decays, theta["rms_decays"]), 0.0, 1.0
@@ -162,25 +136,7 @@ class SmallFC:
 
     def check_theta(self, theta: Theta) -> None:
         """Raise ValueError, naming the leaf, unless theta fits this architecture."""
-        expected = jax.eval_shape(self.init, jax.random.key(0))
-        want = {
-            jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
-            for path, leaf in jax.tree_util.tree_leaves_with_path(expected)
-        }
-        have = {
-            jax.tree_util.keystr(path, simple=True, separator="/"): jnp.shape(leaf)
-            for path, leaf in jax.tree_util.tree_leaves_with_path(theta)
-        }
-        for name in sorted(want.keys() | have.keys()):
-            if name not in have:
-                raise ValueError(f"theta lacks leaf {name!r}, {self} needs it.")
-            if name not in want:
-                raise ValueError(f"theta has leaf {name!r}, unknown to {self}.")
-            if want[name] != have[name]:
-                raise ValueError(
-                    f"theta leaf {name!r} must have shape {want[name]} for {self}, "
-                    f"got {have[name]}."
-                )
+        inputs.check_theta(self, theta)
 
     def transform(
         self, theta: Theta, *, mup: Any | None = None
@@ -201,43 +157,34 @@ class SmallFC:
           (``value=`` and the like).
 
         Raises:
-          ValueError: If theta does not fit the architecture.
+          ValueError: If theta does not fit the architecture; at init, if a leaf is not
+            of a real floating dtype (names it).
         """
         self.check_theta(theta)
-        if mup is not None:
-            multipliers = mup_lib.update_multipliers(
-                mup, optimizer="adam", base_width=self.base_width
-            )
-
-        def scale_tree(tree):
-            if mup is None:
-                return jax.tree.map(lambda _: 1.0, tree, is_leaf=_is_masked)
-            return mup_lib.align(multipliers, tree, scalings=mup)
-
+        multipliers = inputs.step_multipliers(mup, self.base_width)
         decays = self.decay_rates(theta)
 
         def init_fn(params):
+            inputs.check_floating("SmallFC", params)
             num_momenta = len(self.initial_momentum_decays)
             return SmallFCState(
                 count=jnp.zeros((), jnp.int32),
-                leaves=jax.tree.map(lambda p: leaf_lib.init(p, num_momenta), params),
+                leaves=jax.tree.map(
+                    lambda p: accumulators.init(p, num_momenta), params
+                ),
             )
 
         def update_fn(updates, state, params=None, **extra_args):
             del extra_args
-            if params is None:
-                raise ValueError(
-                    "SmallFC reads the parameters: call tx.update(grads, state, params)"
-                    ", got params=None."
-                )
+            inputs.require_params("SmallFC", params)
             network = leaf_lib.fold_time(theta["nn"], state.count)
-            grads, treedef = jax.tree.flatten(updates, is_leaf=_is_masked)
+            grads, treedef = jax.tree.flatten(updates, is_leaf=inputs.is_masked)
             values = treedef.flatten_up_to(params)
             states = treedef.flatten_up_to(state.leaves)
             directions, new_states = list(grads), list(states)
             vectors = []
             for i, grad in enumerate(grads):
-                if _is_masked(grad):
+                if inputs.is_masked(grad):
                     continue
                 if jnp.size(grad) == 0:
                     directions[i] = jnp.zeros(jnp.shape(grad), jnp.float32)
@@ -256,10 +203,10 @@ class SmallFC:
             for i, direction, new in zip(vectors, *outs, strict=True):
                 directions[i], new_states[i] = direction, new
 
-            scales = treedef.flatten_up_to(scale_tree(updates))
+            scales = treedef.flatten_up_to(multipliers(updates))
             steps = [
                 grad
-                if _is_masked(grad)
+                if inputs.is_masked(grad)
                 else (-self.step_mult * scale * direction).astype(grad.dtype)
                 for grad, scale, direction in zip(
                     grads, scales, directions, strict=True
@@ -271,7 +218,3 @@ class SmallFC:
             )
 
         return optax.GradientTransformationExtraArgs(init_fn, update_fn)
-
-
-def _is_masked(x) -> bool:
-    return isinstance(x, optax.MaskedNode)

@@ -19,38 +19,18 @@ unfactored axes, A and B the two factored axes in the array's own order, N entri
 the long vector, L arrays in it, H hidden units.
 """
 
-import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mulo import _long_vectors as long_vectors
 from mulo import _row_blocks as row_blocks
 from mulo import _scalar_network as scalar_network
+from mulo._accumulators import Factoring, LeafState
 
 TIMESCALES = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000)  # Steps.
-
-_MAX_VECTORS = 32  # Arrays in one long vector; each adds a little to the program.
-
-
-class Decays(NamedTuple):
-    """Decay rates per step."""
-
-    momentum: jax.Array  # (M,)
-    rms: jax.Array  # (1,)
-    adafactor: jax.Array  # (M,)
-
-
-class LeafState(NamedTuple):
-    """Accumulators of one array, float32."""
-
-    momentum: jax.Array  # (M, *shape). Moving averages of the gradient.
-    rms: jax.Array  # As the array. Moving average of the squared gradient.
-    # Moving averages of the squared gradient over axis B and A of a factored array:
-    # (M, K, A) and (M, K, B). Otherwise both hold the elementwise average (M, size).
-    along_a: jax.Array
-    along_b: jax.Array
 
 
 class Network(NamedTuple):
@@ -72,55 +52,6 @@ def fold_time(theta_nn: dict[str, jax.Array], count: jax.Array) -> Network:
         features=theta_nn["w0"][:split],
         bias=theta_nn["b0"] + time @ theta_nn["w0"][split:],
         layers=tuple((theta_nn[f"w{i}"], theta_nn[f"b{i}"]) for i in layers),
-    )
-
-
-class Factoring(NamedTuple):
-    """How an array is seen as (K, A, B) with factored axes A and B."""
-
-    shape: tuple[int, int, int]  # (K, A, B).
-    order: tuple[int, ...]  # Transposition that brings the factored axes last.
-    rows_along_a: bool  # Whether "row" statistics (averaged over d0) live on A.
-
-    @classmethod
-    def of(cls, shape: tuple[int, ...]) -> "Factoring | None":
-        """Roles of the axes: ``d1, d0 = argsort(shape)[-2:]``, the sort stable."""
-        if len(shape) < 2:
-            return None
-        d1, d0 = (int(d) for d in np.argsort(shape, kind="stable")[-2:])
-        a, b = sorted((d1, d0))
-        rest = tuple(i for i in range(len(shape)) if i not in (a, b))
-        k = math.prod(shape[i] for i in rest)
-        return cls((k, shape[a], shape[b]), (*rest, a, b), d1 == a)
-
-    def split(self, x: jax.Array) -> jax.Array:
-        """(*lead, *shape) → (*lead, K, A, B)."""
-        lead = x.ndim - len(self.order)
-        order = (*range(lead), *(lead + i for i in self.order))
-        return x.transpose(order).reshape(*x.shape[:lead], *self.shape)
-
-    def merge(self, x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-        """(*lead, K, A, B) → (*lead, *shape)."""
-        lead = x.ndim - 3
-        x = x.reshape(*x.shape[:lead], *(shape[i] for i in self.order))
-        back = np.argsort(self.order)
-        return x.transpose(*range(lead), *(lead + int(i) for i in back))
-
-
-def init(param: jax.typing.ArrayLike, num_momenta: int) -> LeafState:
-    """Zero accumulators for one array of any shape and floating dtype."""
-    shape = jnp.shape(param)
-    factoring = Factoring.of(shape)
-    if factoring is None:
-        along_a = along_b = (num_momenta, math.prod(shape))
-    else:
-        k, a, b = factoring.shape
-        along_a, along_b = (num_momenta, k, a), (num_momenta, k, b)
-    return LeafState(
-        momentum=jnp.zeros((num_momenta, *shape), jnp.float32),
-        rms=jnp.zeros(shape, jnp.float32),
-        along_a=jnp.zeros(along_a, jnp.float32),
-        along_b=jnp.zeros(along_b, jnp.float32),
     )
 
 
@@ -269,40 +200,24 @@ def update_vectors(network, decays, exp_mult, grads, params, states):
     Returns:
       Lists of ``d * exp(exp_mult * m)``, float32, and of new states.
     """
-    outs, new_states = [], []
-    for i in range(0, len(grads), _MAX_VECTORS):
-        chunk = slice(i, i + _MAX_VECTORS)
-        out, new = _update_long_vector(
-            network, decays, exp_mult, grads[chunk], params[chunk], states[chunk]
-        )
-        outs += out
-        new_states += new
-    return outs, new_states
+
+    def step(grads, params, states):
+        return _update_long_vector(network, decays, exp_mult, grads, params, states)
+
+    return long_vectors.in_chunks(step, grads, params, states)
 
 
 def _update_long_vector(network, decays, exp_mult, grads, params, states):
-    sizes = [math.prod(jnp.shape(grad)) for grad in grads]
-    ends = np.cumsum(sizes)[:-1].tolist()
-
-    def join(arrays):
-        """Arrays (*lead, *shape) → (*lead, N)."""
-        return jnp.concatenate(
-            [
-                x.reshape(*x.shape[: x.ndim - jnp.ndim(grad)], -1)
-                for x, grad in zip(arrays, grads, strict=True)
-            ],
-            axis=-1,
-        )
-
+    layout = long_vectors.Layout(grads)
+    second = jnp.concatenate([s.along_a for s in states], axis=-1)
     joined = LeafState(
-        join([s.momentum for s in states]),
-        join([s.rms for s in states]),
-        *(jnp.concatenate([s.along_a for s in states], axis=-1),) * 2,
+        layout.join([s.momentum for s in states]),
+        layout.join([s.rms for s in states]),
+        second,
+        second,
     )
-    g, p, m, v = _moments(decays, join(grads), join(params), joined)
-    second = _ema(
-        _expand(decays.adafactor, 2), joined.along_a, jnp.square(g)[None] + 1e-30
-    )
+    g, p, m, v = _moments(decays, layout.join(grads), layout.join(params), joined)
+    second = _ema(_expand(decays.adafactor, 2), second, jnp.square(g)[None] + 1e-30)
     features = jnp.stack(
         [
             *_planes(g, p, m, v, _safe_rsqrt(second + 1e-9), (second + 1e-6) ** -0.5),
@@ -311,14 +226,7 @@ def _update_long_vector(network, decays, exp_mult, grads, params, states):
         ]
     )
     # Each array is normalized on its own: what overflows in one stays there.
-    mean_square = jnp.stack(
-        [
-            jnp.mean(part, axis=1)
-            for part in jnp.split(jnp.square(features), ends, axis=1)
-        ],
-        axis=1,
-    )
-    features *= _inverse_rms(mean_square)[:, np.repeat(np.arange(len(sizes)), sizes)]
+    features *= layout.spread(_inverse_rms(layout.mean_squares(features)))
     # Row and column features coincide here: their weights add up.
     row, col, inv_row, inv_col = (
         network.features[rows] for rows in _vector_rows(m.shape[0])
@@ -327,20 +235,14 @@ def _update_long_vector(network, decays, exp_mult, grads, params, states):
     weights = jnp.concatenate([weights, row + col, inv_row + inv_col])
     hidden = _first_layer(features, weights) + network.bias[None]
     out = _later_layers(hidden, network.layers, exp_mult)
-
-    def split(x):
-        """(*lead, N) → arrays (*lead, *shape)."""
-        return [
-            part.reshape(*part.shape[:-1], *jnp.shape(grad))
-            for part, grad in zip(jnp.split(x, ends, axis=-1), grads, strict=True)
-        ]
-
-    flat_second = jnp.split(second, ends, axis=-1)
+    flat_second = layout.pieces(second)
     new_states = [
         LeafState(*leaves)
-        for leaves in zip(split(m), split(v), flat_second, flat_second, strict=True)
+        for leaves in zip(
+            layout.split(m), layout.split(v), flat_second, flat_second, strict=True
+        )
     ]
-    return split(out), new_states
+    return layout.split(out), new_states
 
 
 def _moments(decays, grad, param, state):

@@ -10,7 +10,6 @@ The card is also kept inside the weights' file, for when that is copied alone.
 import hashlib
 import json
 import os
-import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from mulo import _atomic_files as atomic_files
 from mulo import _cards
 from mulo import _legacy_thetas as _legacy
 from mulo import _pylo_thetas as _pylo
@@ -70,12 +70,13 @@ def save(
     directory.mkdir(parents=True, exist_ok=True)
     previous = _card_in_use(directory)
     if previous is not None:
-        _replace(directory / CARD_NAME, _cards.dump({**new, "previous": previous}))
+        both = _cards.dump({**new, "previous": previous})
+        atomic_files.write(directory / CARD_NAME, both)
     else:
-        _replace(directory / CARD_NAME, _cards.dump(new))
-    _replace(directory / MODEL_NAME, model)
+        atomic_files.write(directory / CARD_NAME, _cards.dump(new))
+    atomic_files.write(directory / MODEL_NAME, model)
     if previous is not None:
-        _replace(directory / CARD_NAME, _cards.dump(new))
+        atomic_files.write(directory / CARD_NAME, _cards.dump(new))
     return directory
 
 
@@ -339,23 +340,6 @@ def _card_in_use(directory: Path) -> dict[str, Any] | None:
         return _read_pair(directory / MODEL_NAME, directory / CARD_NAME)[1]
     except (OSError, ValueError):
         return None
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file so that readers, and crashes, see the old or the new one whole."""
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes them private.
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _refuse_pickle(path: Path) -> None:

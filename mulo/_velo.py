@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from mulo import _accumulators as accumulators_lib
 from mulo import _lstm as lstm_lib
 from mulo import _rule_inputs as inputs
 from mulo import _velo_features as features
@@ -98,8 +99,7 @@ class VeLO:
         )
         inputs.check_positive(self, ("step_mult", "interp_mult", "base_width"))
         inputs.check_finite(self, ("exp_mult",))
-        inputs.check_decays(self, network_lib.DECAYS)
-        network_lib.check_decay_counts(self)
+        accumulators_lib.check_decays(self)
 
     @property
     def num_inputs(self) -> int:
@@ -166,7 +166,7 @@ class VeLO:
         inputs.refuse_param_scale_under_mup(self, mup)
         horizon = inputs.check_num_steps("VeLO", num_steps)
         multipliers = inputs.step_multipliers(mup, self.base_width)
-        decays = network_lib.fixed_decays(self)
+        decays = accumulators_lib.fixed_decays(self)
         loss_decays = features.loss_decays(
             10.0 if self.use_bugged_loss_features else horizon
         )

@@ -23,11 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mulo import _scalar_network as scalar_network
-from mulo import _small_fc_leaf as shared
-
-LeafState = shared.LeafState
-Decays = shared.Decays
-init = shared.init
+from mulo._accumulators import Decays, Factoring, LeafState
 
 GRADIENT_CLIP = 1_000.0  # Gradient units.
 _CLIP_FEATURE = 0.1  # Gradient units.
@@ -141,7 +137,7 @@ def times(factors: jax.Array, x: jax.Array) -> jax.Array:
 
 def _factored(network, decays, exp_mult, grad, param, state):
     shape = grad.shape
-    factoring = shared.Factoring.of(shape)
+    factoring = Factoring.of(shape)
     assert factoring is not None
     g, p, m, v = (
         factoring.split(x)

@@ -9,34 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mulo import _accumulators as accumulators
 from mulo import _lstm as lstm_lib
 from mulo import _rule_inputs as inputs
 from mulo import _velo_leaf as leaf_lib
 
 Theta = Any
-
-# Fields of both rules.
-DECAYS = (
-    "initial_momentum_decays",
-    "initial_rms_decays",
-    "initial_adafactor_decays",
-)
-
-
-def check_decay_counts(rule: Any) -> None:
-    """Raise ValueError unless there are one rms decay and equally many others."""
-    if len(rule.initial_rms_decays) != 1:
-        raise ValueError(
-            "initial_rms_decays must be one decay, as published, got "
-            f"{rule.initial_rms_decays}."
-        )
-    momenta = len(rule.initial_momentum_decays)
-    if len(rule.initial_adafactor_decays) != momenta:
-        raise ValueError(
-            "initial_adafactor_decays must be as many as initial_momentum_decays (each "
-            "momentum is normalized by one of them), got "
-            f"{len(rule.initial_adafactor_decays)} and {momenta}."
-        )
 
 
 def init_rnn(key: jax.Array, num_inputs: int, units: int, controls: int) -> Theta:
@@ -117,19 +95,10 @@ def mix(
     )
 
 
-def fixed_decays(rule: Any) -> leaf_lib.Decays:
-    """The decay rates as arrays; VeLO and Celo do not learn theirs."""
-    return leaf_lib.Decays(
-        momentum=jnp.asarray(rule.initial_momentum_decays, jnp.float32),
-        rms=jnp.asarray(rule.initial_rms_decays, jnp.float32),
-        adafactor=jnp.asarray(rule.initial_adafactor_decays, jnp.float32),
-    )
-
-
 def init_leaves(rule: Any, params: Any) -> Any:
     """Zero accumulators for every leaf."""
     momenta = len(rule.initial_momentum_decays)
-    return jax.tree.map(lambda p: leaf_lib.init(p, momenta), params)
+    return jax.tree.map(lambda p: accumulators.init(p, momenta), params)
 
 
 def finish_steps(updates: Any, stacks: Any, steps: Any, multipliers: Any) -> Any:

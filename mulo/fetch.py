@@ -13,13 +13,13 @@ import http.client
 import json
 import os
 import sys
-import tempfile
 import urllib.error
 import urllib.parse
 import urllib.request
 from pathlib import Path
 from typing import Any
 
+from mulo import _atomic_files as atomic_files
 from mulo import _legacy_thetas
 
 RECORD_NAME = "record.json"
@@ -153,7 +153,7 @@ def fetch(
         )
     where.mkdir(parents=True, exist_ok=True)
     for each, (_, content) in contents.items():
-        _write(where / each, content)
+        atomic_files.write(where / each, content)
     record = {
         "theta": file_name,
         "fetched": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -163,7 +163,8 @@ def fetch(
         },
     }
     # Last: a file without a record was not fetched whole.
-    _write(where / RECORD_NAME, (json.dumps(record, indent=2) + "\n").encode())
+    described = (json.dumps(record, indent=2) + "\n").encode()
+    atomic_files.write(where / RECORD_NAME, described)
     return where / file_name
 
 
@@ -223,15 +224,6 @@ def _download(url: str, name: str) -> bytes:
 
 def _described(content: bytes) -> dict[str, Any]:
     return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-
-
-def _write(path: Path, content: bytes) -> None:
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.chmod(file.name, 0o644)  # Temporary files are private.
-    os.replace(file.name, path)
 
 
 if __name__ == "__main__":

@@ -95,12 +95,12 @@ def _text(
     data_dir: str | os.PathLike[str] | None,
     budget_bytes: int,
 ) -> base.Dataset:
-    if name.source == "synthetic_text" and name.synthetic is not None:
+    if name.vocabulary is not None:
         if name.pieces is not None:
             raise ValueError(
                 f"synthetic text is made of tokens, not of pieces, got {str(name)!r}."
             )
-        (vocabulary,) = name.synthetic
+        vocabulary = name.vocabulary
         splits = _as_splits(text.synthetic(vocabulary))
     else:
         tokenizer = tokenizers.get(name)

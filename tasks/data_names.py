@@ -26,7 +26,7 @@ import dataclasses
 import difflib
 import re
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 Modality = Literal["images", "text"]
 
@@ -58,7 +58,8 @@ class DataName:
     """The parts of a data set's name; ``str()`` gives the canonical name."""
 
     source: str  # Embedded set without its sizes, or a name of tensorflow-datasets.
-    synthetic: tuple[int, ...] | None = None  # (h, w, c, classes) or (vocabulary,).
+    synthetic: tuple[int, int, int, int] | None = None  # (h, w, c, classes).
+    vocabulary: int | None = None  # Of synthetic text.
     size: tuple[int, int] | None = None  # (h, w) after resizing, in pixels.
     gray: bool = False
     crop: int | None = None  # Pixels of padding on every side before a random crop.
@@ -69,11 +70,11 @@ class DataName:
 
     def __str__(self) -> str:
         parts = [self.source]
-        if self.source == "synthetic" and self.synthetic is not None:
+        if self.synthetic is not None:
             h, w, c, classes = self.synthetic
             parts += [f"{h}x{w}x{c}", str(classes)]
-        elif self.synthetic is not None:
-            parts.append(str(self.synthetic[0]))
+        if self.vocabulary is not None:
+            parts.append(str(self.vocabulary))
         if self.size is not None:
             parts.append(f"{self.size[0]}x{self.size[1]}")
         parts += ["gray"] * self.gray
@@ -90,7 +91,7 @@ class DataName:
     def image_options(self) -> tuple[str, ...]:
         """The options given that only images have, as they are written."""
         shown = dataclasses.replace(
-            self, source="x", synthetic=None, first=None, pieces=None
+            self, source="x", synthetic=None, vocabulary=None, first=None, pieces=None
         )
         return tuple(str(shown).split(":")[1:])
 
@@ -113,7 +114,7 @@ def parse(name: str) -> DataName:
             "a data set's name must be letters, digits and '_.+', with '/' before a "
             f"configuration; got {source!r}."
         )
-    found: dict[str, object] = {}
+    found: dict[str, Any] = {}
     if source == "synthetic":
         match = _SYNTHETIC.fullmatch(":".join(options[:2]))
         if match is None:
@@ -129,7 +130,7 @@ def parse(name: str) -> DataName:
                 "synthetic text must be named synthetic_text:vocabulary, as in "
                 f"'synthetic_text:16', got {name!r}."
             )
-        found["synthetic"] = (int(options[0]),)
+        found["vocabulary"] = int(options[0])
         options = options[1:]
     while options:
         option = options.pop(0)
@@ -139,7 +140,7 @@ def parse(name: str) -> DataName:
         if field in found:
             raise ValueError(f"{':' + option!r} is given twice in {name!r}.")
         found[field] = value
-    parsed = DataName(source, **found)  # type: ignore[arg-type]
+    parsed = DataName(source, **found)
     _check(parsed, name)
     return parsed
 
@@ -165,11 +166,9 @@ def _parse_option(option: str, name: str) -> tuple[str, object]:
 def _check(parsed: DataName, name: str) -> None:
     if parsed.synthetic is not None and min(parsed.synthetic) < 1:
         raise ValueError(f"sizes of synthetic data must be >= 1, got {name!r}.")
-    if parsed.source == "synthetic_text" and parsed.synthetic[0] < 2:  # type: ignore[index]
+    if parsed.vocabulary is not None and parsed.vocabulary < 2:
         raise ValueError(f"the vocabulary must have at least 2 tokens, got {name!r}.")
-    tokens = 1000 * parsed.pieces[0] if parsed.pieces else 0
-    if parsed.source == "synthetic_text":
-        tokens = parsed.synthetic[0]  # type: ignore[index]
+    tokens = parsed.vocabulary or (1000 * parsed.pieces[0] if parsed.pieces else 0)
     if tokens > MAX_VOCABULARY:
         raise ValueError(
             f"the vocabulary must have at most {MAX_VOCABULARY} tokens, got {tokens} "

@@ -4,7 +4,6 @@ Where it is not, every test is skipped and says why; the golden trajectories hol
 """
 
 import os
-import sys
 
 import flax.serialization
 import jax
@@ -12,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import test_mulo_interop as apart
+from interop_parts import DOCS, meta_trainer, snippets
 
 import mulo
 from mulo import _legacy_thetas, interop
@@ -34,9 +33,6 @@ def rank_promotion():
 
 
 def load(module):
-    if "learned_optimization" not in sys.modules:  # Parts of a stand-in may be left.
-        for name in [n for n in sys.modules if n.startswith("learned_optimization.")]:
-            del sys.modules[name]
     try:
         return interop._load(module)
     except ImportError as error:
@@ -262,7 +258,7 @@ def test_the_peers_trainer_meta_trains_our_rule():
 
 def test_our_trainer_meta_trains_on_the_peers_tasks():
     quadratics = load("tasks.quadratics")
-    trainer = apart.meta_trainer(
+    trainer = meta_trainer(
         interop.task(quadratics.QuadraticTask()),
         mulo.LearnedAdam(initial_learning_rate=1e-3),
     )
@@ -301,7 +297,7 @@ def test_our_trainer_reads_the_batches_of_the_peers_networks():
     whole = {"image": batch["leaf_000"], "label": batch["leaf_001"]}
     want = theirs.loss(params, jax.random.PRNGKey(0), whole)
     assert float(task.loss(params, jax.random.key(0), batch)) == float(want)
-    trainer = apart.meta_trainer(task, mulo.SmallFC(hidden_size=2, hidden_layers=1))
+    trainer = meta_trainer(task, mulo.SmallFC(hidden_size=2, hidden_layers=1))
     _, metrics = trainer.step(trainer.init())
     assert np.isfinite(metrics["meta_loss"])
 
@@ -371,9 +367,9 @@ def test_the_peers_network_with_batch_normalization_is_refused():
         interop.task(conv._ConvTask(model, datasets))
 
 
-@pytest.mark.parametrize("block", apart.snippets(peer=True))
+@pytest.mark.parametrize("block", snippets(peer=True))
 def test_a_snippet_of_the_page_runs_beside_the_peer(block):
     load("optimizers.base")
     names = {}
-    exec(compile(block, str(apart.DOCS), "exec"), names)
+    exec(compile(block, str(DOCS), "exec"), names)
     assert "state" in names

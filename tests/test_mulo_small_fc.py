@@ -10,7 +10,7 @@ import pytest
 import small_fc_oracle
 
 import mulo
-from mulo import _small_fc_leaf, mup
+from mulo import _accumulators, mup
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 
@@ -279,7 +279,7 @@ def test_an_update_without_parameters_is_refused():
 
 def test_row_and_column_roles_use_a_stable_sort():
     # Square axes tie: the later one is d0, so rows are indexed by the earlier.
-    of = _small_fc_leaf.Factoring.of
+    of = _accumulators.Factoring.of
     assert of((5, 5)).rows_along_a
     assert of((4, 9)).rows_along_a
     assert not of((9, 4)).rows_along_a

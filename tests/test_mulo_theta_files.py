@@ -1,40 +1,23 @@
-import dataclasses
 import hashlib
 import json
 import os
 import shutil
-import sys
-import types
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 import safetensors.numpy
+from theta_parts import RULE, assert_same, theta_of
 
 import mulo
-from mulo import _cards, _theta_files
+from mulo import _atomic_files, _cards
 from mulo.mup import Scaling
 
 PUBLIC = Path(__file__).parent / "golden" / "mulo_public_format"
-RULE = mulo.SmallFC(hidden_size=4, step_mult=0.01, base_width=8.0)
 MUP = {"mid": Scaling("hidden", 16, 16), "bias": Scaling("input", 1, 16)}
-
-
-def theta_of(seed, rule=RULE):
-    """Like a trained theta: nothing is zero."""
-    leaves, treedef = jax.tree.flatten(jax.eval_shape(rule.init, jax.random.key(0)))
-    rng = np.random.default_rng(seed)
-    drawn = [jnp.asarray(rng.normal(size=x.shape) * 0.1, jnp.float32) for x in leaves]
-    return treedef.unflatten(drawn)
-
-
-def assert_same(a, b):
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
 def edit_card(directory, **changes):
@@ -280,13 +263,13 @@ def test_a_crash_between_any_two_writes_leaves_old_or_new_never_a_mixture(
         mulo.save(tmp_path, RULE, theta_of(1), card={"run": "old"})
     done = []
 
-    def replace(path, content, original=_theta_files._replace):
+    def replace(path, content, original=_atomic_files.write):
         if len(done) == writes:
             raise CrashError
         done.append(path.name)
         original(path, content)
 
-    monkeypatch.setattr(_theta_files, "_replace", replace)
+    monkeypatch.setattr(_atomic_files, "write", replace)
     try:
         mulo.save(tmp_path, other, theta_of(2), card={"run": "new"})
     except CrashError:
@@ -335,180 +318,6 @@ def test_a_failed_write_leaves_no_temporary_file(saved, monkeypatch):
     monkeypatch.undo()
     assert sorted(os.listdir(saved)) == ["card.json", "model.safetensors"]
     assert_same(mulo.load(saved).theta, theta_of(1))
-
-
-def test_released_names_are_found_and_unknown_ones_get_the_nearest(
-    saved, tmp_path, monkeypatch
-):
-    root = tmp_path / "mulo"
-    shutil.copytree(saved, root / "checkpoints" / "mulo-digits")
-    monkeypatch.setattr(_theta_files, "__file__", str(root / "_theta_files.py"))
-    monkeypatch.chdir(tmp_path)
-    assert_same(mulo.load("mulo-digits").theta, theta_of(1))
-    with pytest.raises(
-        ValueError, match=r"did you mean 'mulo-digits'\? Released: mulo-digits"
-    ):
-        mulo.load("mulo-digit")
-
-
-def test_names_with_nothing_released_and_missing_paths_are_errors(tmp_path):
-    with pytest.raises(ValueError, match="No theta called 'no-such-theta', and no"):
-        mulo.load("no-such-theta")
-    with pytest.raises(ValueError, match="no such file or directory"):
-        mulo.load(tmp_path / "missing")
-
-
-def test_a_directory_without_weights_says_what_it_holds(tmp_path):
-    with pytest.raises(ValueError, match=r"no model\.safetensors; it holds nothing"):
-        mulo.load(tmp_path)
-    (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"it holds config\.json.*runs/x/theta"):
-        mulo.load(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("global_step5000.pickle", b""),
-        ("theta.pt", b"PK"),
-        ("theta.state", b"\x80\x04\x95\x00"),
-    ],
-)
-def test_pickles_are_refused_unopened(tmp_path, name, content):
-    (tmp_path / name).write_bytes(content)
-    for path in (tmp_path / name, tmp_path):
-        with pytest.raises(ValueError, match=r"looks like a pickle.*mulo\.save"):
-            mulo.load(path)
-
-
-def test_other_files_are_refused(tmp_path):
-    (tmp_path / "theta.txt").write_text("hello")
-    with pytest.raises(ValueError, match=r"is not a \.safetensors file"):
-        mulo.load(tmp_path / "theta.txt")
-
-
-def test_hub_names_are_downloaded_at_their_revision(saved, monkeypatch):
-    asked = []
-
-    def snapshot_download(repository, *, revision, allow_patterns):
-        asked.append((repository, revision, allow_patterns))
-        return str(saved)
-
-    hub = types.ModuleType("huggingface_hub")
-    monkeypatch.setattr(hub, "snapshot_download", snapshot_download, raising=False)
-    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
-    assert_same(mulo.load("hf://owner/name", revision="v1").theta, theta_of(1))
-    expected = ["model.safetensors", "card.json", "config.json"]
-    assert asked == [("owner/name", "v1", expected)]
-    with pytest.raises(ValueError, match="hf://owner/name, got 'hf://name'"):
-        mulo.load("hf://name")
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(ImportError, match=r'pip install "mulo\[hub\]"'):
-        mulo.load("hf://owner/name")
-    with pytest.raises(ValueError, match="revision is for hf://"):
-        mulo.load(saved, revision="v1")
-
-
-@dataclasses.dataclass(frozen=True)
-class Descent:
-    """Gradient descent as an architecture; compiles in no time."""
-
-    base_width: float = 8.0
-
-    def transform(self, theta, *, mup=None):
-        del mup
-        return optax.with_extra_args_support(optax.scale(-theta))
-
-
-@dataclasses.dataclass(frozen=True)
-class DescentToZero:
-    """The same, and needs the length of the run."""
-
-    base_width: float = 8.0
-
-    def transform(self, theta, *, mup=None, num_steps):
-        del mup
-        return optax.with_extra_args_support(optax.scale(-theta / num_steps))
-
-
-@pytest.fixture
-def pretrained():
-    return mulo.Pretrained(Descent(), 2.0, {})
-
-
-def one_update(tx, dtype=jnp.float32):
-    rng = np.random.default_rng(0)
-    params = {k: jnp.asarray(rng.normal(size=s.size), dtype) for k, s in MUP.items()}
-    params = {"mid": params["mid"].reshape(16, 16), "bias": params["bias"]}
-    grads = jax.tree.map(lambda p: p[::-1], params)
-    updates, _ = jax.jit(tx.update)(grads, tx.init(params), params, value=1.0)
-    return params, updates
-
-
-def test_transform_is_the_rules_own_by_default():
-    pretrained = mulo.Pretrained(RULE, theta_of(1), {})
-    _, ours = one_update(pretrained.transform(mup=MUP))
-    _, theirs = one_update(RULE.transform(theta_of(1), mup=MUP))
-    assert_same(ours, theirs)
-    assert all(float(jnp.abs(u).min()) > 0 for u in ours.values())
-
-
-@pytest.mark.parametrize("learning_rate", [0.5, jnp.float32(0.5), lambda count: 0.5])
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_learning_rate_scales_the_learned_step(pretrained, learning_rate, dtype):
-    _, whole = one_update(pretrained.transform(mup=MUP), dtype)
-    _, half = one_update(
-        pretrained.transform(mup=MUP, learning_rate=learning_rate), dtype
-    )
-    assert_same(half, jax.tree.map(lambda u: u / 2, whole))
-    assert all(u.dtype == dtype for u in half.values())
-
-
-def test_a_schedule_counts_steps_from_zero(pretrained):
-    schedule = optax.piecewise_constant_schedule(1.0, {1: 0.0})
-    tx = pretrained.transform(learning_rate=schedule)
-    params = {"w": jnp.ones((3, 2))}
-    updates, state = tx.update(params, tx.init(params), params)
-    assert float(jnp.abs(updates["w"]).min()) > 0
-    updates, _ = tx.update(params, state, params)
-    np.testing.assert_array_equal(updates["w"], np.zeros((3, 2)))
-
-
-@pytest.mark.parametrize(
-    ("rule", "factor"), [("independent", 1.0), ("coupled", 8 / 16)]
-)
-def test_weight_decay_is_decoupled_and_follows_its_rule(pretrained, rule, factor):
-    _, plain = one_update(pretrained.transform(mup=MUP, learning_rate=0.5))
-    tx = pretrained.transform(
-        mup=MUP, learning_rate=0.5, weight_decay=0.1, weight_decay_rule=rule
-    )
-    params, decayed = one_update(tx)
-    for name, share in (("mid", factor), ("bias", 1.0)):
-        expected = plain[name] - 0.5 * 0.1 * share * params[name]
-        np.testing.assert_allclose(decayed[name], expected, rtol=1e-5, atol=1e-7)
-
-
-def test_the_horizon_reaches_rules_that_ask_for_it_and_no_others(pretrained):
-    _, plain = one_update(pretrained.transform())
-    _, ignored = one_update(pretrained.transform(num_steps=10))
-    assert_same(ignored, plain)
-    asks = mulo.Pretrained(DescentToZero(), 2.0, {})
-    _, tenth = one_update(asks.transform(num_steps=10))
-    np.testing.assert_allclose(tenth["mid"], plain["mid"] / 10, rtol=1e-6)
-
-
-def test_transform_passes_masked_leaves(pretrained):
-    tx = pretrained.transform(mup=MUP, weight_decay=0.1, weight_decay_rule="coupled")
-    masked = optax.masked(tx, {"mid": True, "bias": False})
-    params, updates = one_update(masked)
-    np.testing.assert_array_equal(updates["bias"], params["bias"][::-1])
-    _, whole = one_update(tx)
-    np.testing.assert_allclose(updates["mid"], whole["mid"], rtol=1e-5, atol=1e-8)
-
-
-def test_bad_arguments_of_transform_are_errors(pretrained):
-    with pytest.raises(ValueError, match="must be one of independent, coupled"):
-        pretrained.transform(weight_decay_rule="both")
 
 
 @pytest.mark.filterwarnings("ignore:.*holds no decays")

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import mulo
-from mulo import _velo_features, _velo_leaf, mup
+from mulo import _accumulators, _velo_features, _velo_leaf, mup
 
 SMALL = mulo.VeLO(lstm_hidden_size=4, param_inits=3, step_mult=0.1)
 
@@ -180,7 +180,7 @@ def test_tensors_of_one_shape_are_updated_as_each_on_its_own():
     networks = _velo_leaf.Network(
         weights(30, 4), weights(4), ((weights(4, 3), weights(3)),)
     )
-    decays = _velo_leaf.Decays(jnp.full(3, 0.5), jnp.full(1, 0.9), jnp.full(3, 0.8))
+    decays = _accumulators.Decays(jnp.full(3, 0.5), jnp.full(1, 0.9), jnp.full(3, 0.8))
     for shape in ((2, 5, 3), (4,), ()):
         grads = [draw({"g": shape}, seed)["g"] for seed in range(3)]
         states = [_velo_leaf.init(g, 3) for g in grads]

@@ -1,0 +1,115 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from theta_parts import RULE, assert_same, theta_of
+
+import mulo
+from mulo.mup import Scaling
+
+MUP = {"mid": Scaling("hidden", 16, 16), "bias": Scaling("input", 1, 16)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Descent:
+    """Gradient descent as an architecture; compiles in no time."""
+
+    base_width: float = 8.0
+
+    def transform(self, theta, *, mup=None):
+        del mup
+        return optax.with_extra_args_support(optax.scale(-theta))
+
+
+@dataclasses.dataclass(frozen=True)
+class DescentToZero:
+    """The same, and needs the length of the run."""
+
+    base_width: float = 8.0
+
+    def transform(self, theta, *, mup=None, num_steps):
+        del mup
+        return optax.with_extra_args_support(optax.scale(-theta / num_steps))
+
+
+@pytest.fixture
+def pretrained():
+    return mulo.Pretrained(Descent(), 2.0, {})
+
+
+def one_update(tx, dtype=jnp.float32):
+    rng = np.random.default_rng(0)
+    params = {k: jnp.asarray(rng.normal(size=s.size), dtype) for k, s in MUP.items()}
+    params = {"mid": params["mid"].reshape(16, 16), "bias": params["bias"]}
+    grads = jax.tree.map(lambda p: p[::-1], params)
+    updates, _ = jax.jit(tx.update)(grads, tx.init(params), params, value=1.0)
+    return params, updates
+
+
+def test_transform_is_the_rules_own_by_default():
+    pretrained = mulo.Pretrained(RULE, theta_of(1), {})
+    _, ours = one_update(pretrained.transform(mup=MUP))
+    _, theirs = one_update(RULE.transform(theta_of(1), mup=MUP))
+    assert_same(ours, theirs)
+    assert all(float(jnp.abs(u).min()) > 0 for u in ours.values())
+
+
+@pytest.mark.parametrize("learning_rate", [0.5, jnp.float32(0.5), lambda count: 0.5])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_learning_rate_scales_the_learned_step(pretrained, learning_rate, dtype):
+    _, whole = one_update(pretrained.transform(mup=MUP), dtype)
+    _, half = one_update(
+        pretrained.transform(mup=MUP, learning_rate=learning_rate), dtype
+    )
+    assert_same(half, jax.tree.map(lambda u: u / 2, whole))
+    assert all(u.dtype == dtype for u in half.values())
+
+
+def test_a_schedule_counts_steps_from_zero(pretrained):
+    schedule = optax.piecewise_constant_schedule(1.0, {1: 0.0})
+    tx = pretrained.transform(learning_rate=schedule)
+    params = {"w": jnp.ones((3, 2))}
+    updates, state = tx.update(params, tx.init(params), params)
+    assert float(jnp.abs(updates["w"]).min()) > 0
+    updates, _ = tx.update(params, state, params)
+    np.testing.assert_array_equal(updates["w"], np.zeros((3, 2)))
+
+
+@pytest.mark.parametrize(
+    ("rule", "factor"), [("independent", 1.0), ("coupled", 8 / 16)]
+)
+def test_weight_decay_is_decoupled_and_follows_its_rule(pretrained, rule, factor):
+    _, plain = one_update(pretrained.transform(mup=MUP, learning_rate=0.5))
+    tx = pretrained.transform(
+        mup=MUP, learning_rate=0.5, weight_decay=0.1, weight_decay_rule=rule
+    )
+    params, decayed = one_update(tx)
+    for name, share in (("mid", factor), ("bias", 1.0)):
+        expected = plain[name] - 0.5 * 0.1 * share * params[name]
+        np.testing.assert_allclose(decayed[name], expected, rtol=1e-5, atol=1e-7)
+
+
+def test_the_horizon_reaches_rules_that_ask_for_it_and_no_others(pretrained):
+    _, plain = one_update(pretrained.transform())
+    _, ignored = one_update(pretrained.transform(num_steps=10))
+    assert_same(ignored, plain)
+    asks = mulo.Pretrained(DescentToZero(), 2.0, {})
+    _, tenth = one_update(asks.transform(num_steps=10))
+    np.testing.assert_allclose(tenth["mid"], plain["mid"] / 10, rtol=1e-6)
+
+
+def test_transform_passes_masked_leaves(pretrained):
+    tx = pretrained.transform(mup=MUP, weight_decay=0.1, weight_decay_rule="coupled")
+    masked = optax.masked(tx, {"mid": True, "bias": False})
+    params, updates = one_update(masked)
+    np.testing.assert_array_equal(updates["bias"], params["bias"][::-1])
+    _, whole = one_update(tx)
+    np.testing.assert_allclose(updates["mid"], whole["mid"], rtol=1e-5, atol=1e-8)
+
+
+def test_bad_arguments_of_transform_are_errors(pretrained):
+    with pytest.raises(ValueError, match="must be one of independent, coupled"):
+        pretrained.transform(weight_decay_rule="both")
