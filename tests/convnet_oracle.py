@@ -7,14 +7,6 @@ import jax
 import numpy as np
 
 
-def leaves_by_path(tree):
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-        for path, leaf in leaves
-    }
-
-
 def random_params(shapes, seed):
     """Return float32 leaves without a zero; gains and offsets too are random."""
     rng = np.random.default_rng(seed)

@@ -183,7 +183,7 @@ def test_tensors_of_one_shape_are_updated_as_each_on_its_own():
     decays = _accumulators.Decays(jnp.full(3, 0.5), jnp.full(1, 0.9), jnp.full(3, 0.8))
     for shape in ((2, 5, 3), (4,), ()):
         grads = [draw({"g": shape}, seed)["g"] for seed in range(3)]
-        states = [_velo_leaf.init(g, 3) for g in grads]
+        states = [_accumulators.init(g, 3) for g in grads]
         (stack,) = _velo_leaf.stacks(grads, grads, states, [0, 1, 2])
         update = jax.jit(_velo_leaf.update, static_argnums=(1, 3))
         together, new = update(networks, False, decays, 0.1, stack)

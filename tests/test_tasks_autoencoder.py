@@ -2,16 +2,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from convnet_oracle import leaves_by_path, random_params, relu
+from convnet_oracle import random_params, relu
+from task_trees import leaves_by_path, shapes_of
 
 import tasks
 from tasks import autoencoder
 
 SMALL = "mlpae-w8-d3-synthetic:3x2x2:3"
-
-
-def shapes_of(task):
-    return jax.eval_shape(task.init, jax.random.key(0))
 
 
 def sigmoid(x):

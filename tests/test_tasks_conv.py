@@ -2,13 +2,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from convnet_oracle import conv, leaves_by_path, random_params, relu
+from convnet_oracle import conv, random_params, relu
+from task_trees import leaves_by_path, shapes_of
 
 import tasks
-
-
-def shapes_of(task):
-    return jax.eval_shape(task.init, jax.random.key(0))
 
 
 @pytest.mark.parametrize(

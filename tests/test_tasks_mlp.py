@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from convnet_oracle import layer_norm, random_params, relu
+from task_trees import leaves_by_path, shapes_of
 
 import tasks
 from mulo import mup
@@ -19,20 +20,8 @@ def init(task, seed=0):
     return jax.jit(task.init)(jax.random.key(seed))
 
 
-def shapes_of(task):
-    return jax.eval_shape(task.init, jax.random.key(0))
-
-
 def batch_of(task, split="train", seed=0):
     return task.sample(task.dataset.arrays(split), jax.random.key(seed))
-
-
-def leaves_by_path(tree):
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-        for path, leaf in leaves
-    }
 
 
 @pytest.mark.parametrize(("width", "depth"), [(8, 1), (8, 3), (5, 4)])

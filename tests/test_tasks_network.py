@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from convnet_oracle import leaves_by_path, random_params
+from convnet_oracle import random_params
+from task_trees import leaves_by_path, shapes_of
 
 import mulo
 import tasks
@@ -18,10 +19,6 @@ NAMES = (
     "conv-w4-d2-synthetic:4x4x1:3",
     "resnet-w8-d3-synthetic:4x4x1:3",
 )
-
-
-def shapes_of(task):
-    return jax.eval_shape(task.init, jax.random.key(0))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,14 +1,11 @@
 import jax
 import numpy as np
 import pytest
-from convnet_oracle import conv, group_norm, leaves_by_path, random_params, relu
+from convnet_oracle import conv, group_norm, random_params, relu
+from task_trees import leaves_by_path, shapes_of
 
 import tasks
 from tasks import resnet
-
-
-def shapes_of(task):
-    return jax.eval_shape(task.init, jax.random.key(0))
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 import logging
-import os
 import pathlib
 
+import prepared_data
 import pytest
 
 import tasks
@@ -48,7 +48,7 @@ def test_on_request_it_runs_with_those_present_and_says_which_are_not(
 
 
 def test_an_unprepared_folder_gets_the_commands_of_all_four(tmp_path, monkeypatch):
-    pytest.importorskip("tensorflow_datasets", reason="needs pip install 'mulo[data]'")
+    prepared_data.tensorflow_datasets()
     monkeypatch.setenv("MULO_CACHE_DIR", str(tmp_path / "cache"))
     with pytest.raises(ValueError, match="fast_velo needs the data of") as error:
         suites.expand("fast_velo", tmp_path)
@@ -57,16 +57,11 @@ def test_an_unprepared_folder_gets_the_commands_of_all_four(tmp_path, monkeypatc
 
 
 def test_a_folder_with_cifar10_alone_gives_it_and_digits(tmp_path, monkeypatch):
-    pytest.importorskip("tensorflow_datasets", reason="needs pip install 'mulo[data]'")
-    given = os.environ.get("TFDS_DATA_DIR")
-    folders = [pathlib.Path(given)] if given else []
-    folders.append(ROOT.parent / "shared" / "tensorflow_datasets")
-    found = [folder for folder in folders if (folder / "cifar10").is_dir()]
-    if not found:
-        pytest.skip(f"no cifar10 tfds folder in {folders}: set TFDS_DATA_DIR")
+    prepared_data.tensorflow_datasets()
+    folder = prepared_data.folder_with("cifar10")
     here = tmp_path / "data"
     here.mkdir()
-    (here / "cifar10").symlink_to(found[0] / "cifar10")
+    (here / "cifar10").symlink_to(folder / "cifar10")
     monkeypatch.setenv("MULO_CACHE_DIR", str(tmp_path / "cache"))
     got = suites.expand("fast_velo:present", here)
     assert got == [NAMES["cifar10"], NAMES["digits"]]

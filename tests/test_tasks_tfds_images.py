@@ -1,17 +1,15 @@
 import os
-import pathlib
 import subprocess
 import sys
 from typing import Any
 
 import jax
 import numpy as np
+import prepared_data
 import pytest
 
 import tasks
 from tasks import data_names, tfds_images, tfds_sets
-
-ROOT = pathlib.Path(tasks.__file__).resolve().parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -22,23 +20,12 @@ def _own_cache(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def tfds():
-    return pytest.importorskip(
-        "tensorflow_datasets", reason="needs pip install 'mulo[data]'"
-    )
+    return prepared_data.tensorflow_datasets()
 
 
 @pytest.fixture
 def cifar10_dir():
-    """The folder that holds a prepared cifar10."""
-    given = os.environ.get("TFDS_DATA_DIR")
-    folders = [pathlib.Path(given)] if given else []
-    folders.append(ROOT.parent / "shared" / "tensorflow_datasets")
-    for folder in folders:
-        if (folder / "cifar10").is_dir():
-            return folder
-    pytest.skip(
-        f"no cifar10 tfds folder in {[str(f) for f in folders]}: set TFDS_DATA_DIR"
-    )
+    return prepared_data.folder_with("cifar10")
 
 
 @pytest.fixture
@@ -121,7 +108,11 @@ def test_cifar10_is_read_from_tfds_and_then_from_the_cache_alone(
         "MULO_CACHE_DIR": str(tmp_path / "cache"),
     }
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True
+        [sys.executable, "-c", code],
+        cwd=prepared_data.ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) == pytest.approx(np.log(10), abs=0.2)

@@ -6,12 +6,11 @@ import sys
 
 import jax
 import numpy as np
+import prepared_data
 import pytest
 
 import tasks
 from tasks import text_dataset, tfds_sets, tfds_text, tokenizers
-
-ROOT = pathlib.Path(tasks.__file__).resolve().parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -22,23 +21,12 @@ def _own_cache(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def tfds():
-    return pytest.importorskip(
-        "tensorflow_datasets", reason="needs pip install 'mulo[data]'"
-    )
+    return prepared_data.tensorflow_datasets()
 
 
 @pytest.fixture
 def shakespeare_dir():
-    """The folder that holds a prepared tiny_shakespeare."""
-    given = os.environ.get("TFDS_DATA_DIR")
-    folders = [pathlib.Path(given)] if given else []
-    folders.append(ROOT.parent / "shared" / "tensorflow_datasets")
-    for folder in folders:
-        if (folder / "tiny_shakespeare").is_dir():
-            return folder
-    pytest.skip(
-        f"no tiny_shakespeare in {[str(f) for f in folders]}: set TFDS_DATA_DIR"
-    )
+    return prepared_data.folder_with("tiny_shakespeare")
 
 
 @pytest.fixture
@@ -110,7 +98,11 @@ def test_tiny_shakespeare_is_read_from_tfds_and_then_from_the_cache_alone(
         "MULO_CACHE_DIR": str(tmp_path / "cache"),
     }
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True
+        [sys.executable, "-c", code],
+        cwd=prepared_data.ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     window = bytes.fromhex(done.stdout)

@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 import transformer_oracle as oracle
+from task_trees import leaves_by_path, shapes_of
 
 import mulo
 import tasks
@@ -13,18 +14,6 @@ from tasks import transformer
 
 SMALL = "transformer-w16-d2-k8-s8-synthetic_text:16"
 TINY = "transformer-w8-d1-k4-s5-synthetic_text:7"
-
-
-def shapes_of(task):
-    return jax.eval_shape(task.init, jax.random.key(0))
-
-
-def leaves_by_path(tree):
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-        for path, leaf in leaves
-    }
 
 
 def tokens_of(task, count, seed=0):

@@ -1,36 +1,19 @@
-import os
-import pathlib
-
 import jax.numpy as jnp
 import numpy as np
+import prepared_data
 import pytest
 
-import tasks
 from tasks import data, image_dataset, velodrome
-
-ROOT = pathlib.Path(tasks.__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
 def tfds():
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    return pytest.importorskip(
-        "tensorflow_datasets", reason="needs pip install 'mulo[data]'"
-    )
+    return prepared_data.tensorflow_datasets()
 
 
 @pytest.fixture
 def cifar10_dir():
-    """The folder that holds a prepared cifar10."""
-    given = os.environ.get("TFDS_DATA_DIR")
-    folders = [pathlib.Path(given)] if given else []
-    folders.append(ROOT.parent / "shared" / "tensorflow_datasets")
-    for folder in folders:
-        if (folder / "cifar10").is_dir():
-            return folder
-    pytest.skip(
-        f"no cifar10 tfds folder in {[str(f) for f in folders]}: set TFDS_DATA_DIR"
-    )
+    return prepared_data.folder_with("cifar10")
 
 
 def counted(count):

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import transformer_oracle as oracle
+from task_trees import leaves_by_path, shapes_of
 
 import mulo
 import tasks
@@ -12,18 +13,6 @@ from tasks import vit
 
 SMALL = "vit-w16-d2-p2-k8-synthetic:4x4x1:3"
 TINY = "vit-w8-d1-p2-h2-synthetic:4x6x2:3"  # 2 rows of 3 patches of 8 numbers.
-
-
-def shapes_of(task):
-    return jax.eval_shape(task.init, jax.random.key(0))
-
-
-def leaves_by_path(tree):
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-        for path, leaf in leaves
-    }
 
 
 def images_of(task, count, seed=0):
