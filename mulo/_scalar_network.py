@@ -76,7 +76,7 @@ def mlp(
     for feature, row in zip(features, weights, strict=True):
         units = [x + feature * weight for x, weight in zip(units, row, strict=True)]
     for (kernel, bias), size in zip(layers, sizes[1:], strict=True):
-        units = [jnp.maximum(x, 0.0) for x in units]
+        units = [relu(x) for x in units]
         if fits:
             units = [
                 sum((x * w for x, w in zip(units, kernel[:, h], strict=True)), bias[h])
@@ -86,6 +86,12 @@ def mlp(
             stack = jnp.tensordot(kernel[:, :size], jnp.stack(units), ((0,), (0,)))
             units = [x + b for x, b in zip(stack, bias[:size], strict=True)]
     return units
+
+
+def relu(x: jax.Array) -> jax.Array:
+    """max(0, x); what is not a number stays so."""
+    # One instruction; jnp.maximum asks for NaN apart, in three.
+    return jnp.where(x < 0.0, 0.0, x)
 
 
 def is_small(num_features: int, sizes: Sequence[int]) -> bool:

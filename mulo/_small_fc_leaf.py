@@ -307,7 +307,7 @@ def _first_layer(features, weights):
 def _later_layers(hidden, layers, exp_mult):
     """Pre-activations of the first layer (…, H) → d * exp(exp_mult * m), (…)."""
     for i, (weights, bias) in enumerate(layers):
-        hidden = jnp.maximum(hidden, 0.0)
+        hidden = scalar_network.relu(hidden)
         if i < len(layers) - 1:
             hidden = hidden @ weights + bias.reshape((1,) * (hidden.ndim - 1) + (-1,))
     # Two products with vectors: faster on CPUs than one with a matrix of two columns.
