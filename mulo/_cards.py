@@ -194,6 +194,10 @@ def from_tensors(
       ValueError: If a tensor is missing, unknown, or of another shape or dtype, or
         not finite; names it.
     """
+    try:
+        inputs.check_extent(rule, {name: x.shape for name, x in tensors.items()})
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
     shapes = _tensor_shapes(rule)
     for name in tensors:
         if name not in shapes:

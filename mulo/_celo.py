@@ -23,7 +23,9 @@ import optax
 
 from mulo import _accumulators as accumulators_lib
 from mulo import _lstm as lstm_lib
+from mulo import _numbers as numbers
 from mulo import _rule_inputs as inputs
+from mulo import _stacks as stacks_lib
 from mulo import _velo_features as features
 from mulo import _velo_leaf as leaf_lib
 from mulo import _velo_network as network_lib
@@ -103,7 +105,8 @@ class Celo:
         )
         inputs.check_positive(self, ("step_mult", "base_width"))
         inputs.check_finite(self, ("exp_mult",))
-        if self.train_phase not in (1, 2):
+        inputs.check_bools(self, ("param_scale_mult",))
+        if type(self.train_phase) is not int or self.train_phase not in (1, 2):
             raise ValueError(f"train_phase must be 1 or 2, got {self.train_phase!r}.")
         accumulators_lib.check_decays(self)
 
@@ -134,7 +137,8 @@ class Celo:
           mup: Tree like the parameters with a :class:`mulo.mup.Scaling` per leaf:
             hidden matrices get their update × ``base_width / fan_in``. Needs
             ``param_scale_mult=False``. None: the standard parametrization.
-          num_steps: Length of the run in updates; may be traced.
+          num_steps: Length of the run in updates; may be traced, and what is less
+            than 1 then counts as 1.
 
         Returns:
           A transformation whose updates are to be added to the parameters, as
@@ -173,9 +177,7 @@ class Celo:
             )
             grads, treedef = jax.tree.flatten(updates, is_leaf=inputs.is_masked)
             states = treedef.flatten_up_to(state.leaves)
-            stacks = leaf_lib.stacks(
-                grads, treedef.flatten_up_to(params), states, inputs.live(grads)
-            )
+            stacks = network_lib.stacks(grads, treedef.flatten_up_to(params), states)
             # The same weights over the bank for every tensor: one network.
             controls = lstm_lib.linear(
                 theta["rnn_params"]["rnn_to_controls"], schedule.hidden
@@ -185,11 +187,15 @@ class Celo:
                 network_lib.mix(theta["ff_mod_stack"], jax.nn.softmax(controls), 1.0),
             )
             factor = -self.step_mult * (size if self.train_phase == 2 else 1.0)
+
+            def step(grad, param, leaf):
+                return leaf_lib.update(
+                    network, decays, self.exp_mult, grad, param, leaf
+                )
+
             steps, new = [], []
             for stack in stacks:
-                direction, accumulators = leaf_lib.update(
-                    network, True, decays, self.exp_mult, stack
-                )
+                direction, accumulators = stacks_lib.update(step, stack)
                 if self.param_scale_mult:
                     scale = leaf_lib.scale_of(stack.params)
                     direction = leaf_lib.times(scale, direction)
@@ -199,7 +205,7 @@ class Celo:
                 updates, stacks, steps, multipliers
             ), CeloState(
                 count=optax.safe_increment(state.count),
-                leaves=treedef.unflatten(leaf_lib.split(stacks, new, states)),
+                leaves=treedef.unflatten(stacks_lib.split(stacks, new, states)),
                 schedule=schedule,
             )
 
@@ -233,13 +239,8 @@ class CeloAdam:
         """Check every field."""
         inputs.check_sizes(self, ("lstm_hidden_size",))
         inputs.check_positive(self, ("step_mult", "base_width"))
-        for name in ("momentum_decay", "rms_decay"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise ValueError(
-                    f"{name} must lie in [0, 1), got {getattr(self, name)!r}."
-                )
-        if not 0.0 <= self.epsilon < float("inf"):
-            raise ValueError(f"epsilon must be finite and >= 0, got {self.epsilon!r}.")
+        inputs.check_single_decays(self, ("momentum_decay", "rms_decay"))
+        numbers.check_not_negative("epsilon", self.epsilon)
 
     def init(self, key: jax.Array) -> Theta:
         """Draw meta-parameters, laid out as Celo's without MLPs."""

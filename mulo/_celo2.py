@@ -32,7 +32,9 @@ import optax
 from mulo import _accumulators as accumulators
 from mulo import _celo2_leaf as leaf_lib
 from mulo import _newton_schulz as newton_schulz
+from mulo import _numbers as numbers
 from mulo import _rule_inputs as inputs
+from mulo import _stacks as stacks_lib
 from mulo import mup as mup_lib
 from mulo._mu_adam import scale_by_mup
 from mulo._wrappers import in_float32
@@ -90,11 +92,8 @@ class Celo2:
         inputs.check_positive(
             self, ("learning_rate", "base_width", "adam_multiplier", "adam_eps")
         )
-        for name in ("adam_b1", "adam_b2"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise ValueError(
-                    f"{name} must lie in [0, 1), got {getattr(self, name)!r}."
-                )
+        inputs.check_single_decays(self, ("adam_b1", "adam_b2"))
+        inputs.check_bools(self, ("orthogonalize",))
         accumulators.check_decays(self)
 
     @property
@@ -173,6 +172,8 @@ class Celo2:
             leaf is not of a real floating dtype or has no μP scaling (names it).
         """
         self.check_theta(theta)
+        rate = self.learning_rate if learning_rate is None else learning_rate
+        numbers.check_learning_rate(rate)
         steps: list[optax.GradientTransformation] = [self._direction(theta, mup)]
         if self.orthogonalize:
             adam = optax.chain(
@@ -187,7 +188,6 @@ class Celo2:
             }
             labels = _labels(mup, matrices)
             steps = [_cleaned(), optax.partition(parts, labels)]
-        rate = self.learning_rate if learning_rate is None else learning_rate
         return optax.with_extra_args_support(
             optax.chain(
                 *steps,
@@ -227,23 +227,18 @@ class Celo2:
             values = treedef.flatten_up_to(params)
             states = treedef.flatten_up_to(state.leaves)
             views = treedef.flatten_up_to(_views(updates, mup))
-            outs, new_states = list(grads), list(states)
-            vectors = []
-            for i in inputs.live(grads):
-                if jnp.ndim(grads[i]) < 2:
-                    vectors.append(i)
-                    continue
-                direction, new_states[i] = leaf_lib.update_factored(
-                    network, decays, grads[i], values[i], states[i]
-                )
-                outs[i] = self._finish(direction, views[i])
-            results = leaf_lib.update_vectors(
-                network,
-                decays,
-                *([xs[i] for i in vectors] for xs in (grads, values, states)),
+
+            def step(grad, param, leaf, view):
+                direction, new = leaf_lib.update(network, decays, grad, param, leaf)
+                return self._finish(direction, view), new
+
+            def step_vectors(*leaves):
+                directions, new = leaf_lib.update_vectors(network, decays, *leaves)
+                return [leaf_lib.normalize(x) for x in directions], new
+
+            outs, new_states = stacks_lib.step_leaves(
+                step, step_vectors, grads, values, states, views
             )
-            for i, direction, new in zip(vectors, *results, strict=True):
-                outs[i], new_states[i] = leaf_lib.normalize(direction), new
             outs = [
                 grad if inputs.is_masked(grad) else out.astype(grad.dtype)
                 for grad, out in zip(grads, outs, strict=True)
@@ -253,8 +248,8 @@ class Celo2:
         return optax.GradientTransformation(init_fn, update_fn)
 
     def _finish(self, direction, view):
-        """Orthogonalize where that is asked for, and normalize."""
-        if not self.orthogonalize:
+        """Orthogonalize matrices where that is asked for, and normalize."""
+        if not self.orthogonalize or direction.ndim < 2:
             return leaf_lib.normalize(direction)
         matrix = newton_schulz.orthogonalize(direction.reshape(view))
         return leaf_lib.normalize(matrix).reshape(direction.shape)

@@ -80,8 +80,8 @@ def clean(grad):
     return jnp.clip(grad, -_CLIP, _CLIP)
 
 
-def update_factored(network, decays, grad, param, state):
-    """One step on one array of two or more axes.
+def update(network, decays, grad, param, state):
+    """One step on one array.
 
     Args:
       network: The MLP.
@@ -95,7 +95,9 @@ def update_factored(network, decays, grad, param, state):
     """
     shape = jnp.shape(grad)
     factoring = Factoring.of(shape)
-    assert factoring is not None
+    if factoring is None:
+        (out,), (new,) = update_vectors(network, decays, [grad], [param], [state])
+        return out, new
     last_two = (math.prod(shape[:-2]), *shape[-2:])
     grad, param, momentum, rms = _moments(decays, grad, param, state)
 
@@ -156,7 +158,7 @@ def update_factored(network, decays, grad, param, state):
 
 
 def update_vectors(network, decays, grads, params, states):
-    """One step on scalars and vectors, as :func:`update_factored` on each.
+    """One step on scalars and vectors, as :func:`update` on each.
 
     Args:
       network: The MLP.

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mulo import _numbers as numbers
 from mulo import _rule_inputs as inputs
 from mulo import _wrappers as wrappers
 from mulo._small_fc import SmallFC
@@ -109,13 +110,14 @@ class ELO:
             of a real floating dtype (names it).
         """
         self.check_theta(theta)
+        rate = self.learning_rate if learning_rate is None else learning_rate
+        numbers.check_learning_rate(rate)
         rule = self._small_fc()
         offsets = {
             name: jnp.zeros(len(getattr(self, f"initial_{name}")), jnp.float32)
             for name in _DECAYS
         }
         inner = rule.transform({"nn": theta["nn"], **offsets}, mup=mup)
-        rate = self.learning_rate if learning_rate is None else learning_rate
         # SmallFC's updates point downhill already.
         scale = optax.scale_by_learning_rate(rate, flip_sign=False)
         return optax.with_extra_args_support(

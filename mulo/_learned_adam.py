@@ -60,11 +60,7 @@ class LearnedAdam:
         inputs.check_positive(
             self, ("initial_learning_rate", "initial_eps", "base_width")
         )
-        for name in ("initial_b1", "initial_b2"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise ValueError(
-                    f"{name} must lie in [0, 1), got {getattr(self, name)!r}."
-                )
+        inputs.check_single_decays(self, ("initial_b1", "initial_b2"))
 
     def init(self, key: jax.Array) -> Theta:
         """Meta-parameters of plain Adam; nothing is random.

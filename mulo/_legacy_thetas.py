@@ -58,7 +58,7 @@ def looks_like_msgpack(content: bytes) -> bool:
 
 
 def read(
-    content: bytes, where: str, *, rule: Any = None, gin: str | None = None
+    content: bytes, where: str, *, rule: Any = None, gin: bytes | None = None
 ) -> tuple[Any, Any]:
     """Read a theta from flax msgpack.
 
@@ -67,8 +67,8 @@ def read(
       where: The file, for messages.
       rule: The architecture with all its settings; None to tell it from the names and
         shapes.
-      gin: Text of the ``config.gin`` beside the file; settings of VeLO are read from
-        it.
+      gin: Content of the ``config.gin`` beside the file; settings of VeLO are read
+        from it.
 
     Returns:
       The architecture and theta, numpy float32.
@@ -89,7 +89,7 @@ def read(
 
 
 def from_public(
-    tree: Any, where: str, *, rule: Any = None, gin: str | None = None
+    tree: Any, where: str, *, rule: Any = None, gin: bytes | None = None
 ) -> tuple[Any, Any]:
     """Turn a theta under its public names into an architecture and our theta.
 
@@ -107,6 +107,12 @@ def from_public(
       ValueError: As `read`.
     """
     theta = _plain_names(tree)
+    for name, leaf in inputs.named_leaves(theta):
+        if not np.size(leaf):
+            raise ValueError(
+                f"{where}: leaf {name!r} has no entries, shape {np.shape(leaf)}; no "
+                "architecture has a layer without units."
+            )
     known = _recognize(theta, where)
     if rule is None and isinstance(known, Celo2):
         raise ValueError(
@@ -269,7 +275,7 @@ def _recognize(theta: Any, where: str) -> Any:
                 ff_hidden_size=bank["b0"].shape[1],
                 ff_hidden_layers=sum(name.startswith("b") for name in bank) - 1,
             )
-    except (KeyError, AttributeError, IndexError, TypeError) as error:
+    except (KeyError, AttributeError, IndexError, TypeError, ValueError) as error:
         raise ValueError(
             f"{where} is no theta of a known optimizer: {error!r} while reading sizes."
         ) from error
@@ -279,15 +285,22 @@ def _recognize(theta: Any, where: str) -> Any:
     )
 
 
-def _from_gin(known: Any, text: str, where: str) -> Any:
+def _from_gin(known: Any, content: bytes, where: str) -> Any:
     """VeLO's settings from a gin file; what it does not mention is at its default."""
     if not isinstance(known, VeLO):
         return known
+    try:
+        text = content.decode().replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"config.gin of {where} is no UTF-8 text ({error}); copy or download it "
+            "again."
+        ) from error
     settings: dict[str, Any] = dict(_GIN_DEFAULTS)
     for name, literal in _GIN_LINE.findall(text.replace("\\\n", " ")):
         try:
             value = ast.literal_eval(literal.partition("#")[0].strip())
-        except (ValueError, SyntaxError) as error:
+        except (ValueError, SyntaxError, TypeError) as error:
             raise ValueError(
                 f"config.gin of {where}: HyperV2.{name} must be a plain value, got "
                 f"{literal!r}."
@@ -300,4 +313,7 @@ def _from_gin(known: Any, text: str, where: str) -> Any:
                     f"config.gin of {where}: HyperV2.{name} = {value!r} is not "
                     f"implemented here, only {_GIN_FIXED.get(name, True)!r}."
                 )
-    return VeLO(**settings)
+    try:
+        return VeLO(**settings)
+    except ValueError as error:
+        raise ValueError(f"config.gin of {where}: HyperV2.{error}") from error

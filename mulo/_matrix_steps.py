@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from mulo import _numbers as numbers
 from mulo import _rule_inputs as rule_inputs
 from mulo import mup as mup_lib
 
@@ -118,12 +119,15 @@ def nonzero(weight_decay: Any) -> bool:
 
 
 def check_numbers(precondition_frequency: Any, **decays: Any) -> None:
-    """Raise ValueError unless numbers that are not arrays are in range."""
+    """Raise ValueError unless numbers that are not traced are in range."""
     for name, decay in decays.items():
-        if isinstance(decay, int | float) and not 0.0 <= decay < 1.0:
-            raise ValueError(f"{name} must lie in [0, 1), got {decay!r}.")
+        if not numbers.is_traced(decay):
+            numbers.check_decay(name, decay)
     frequency = precondition_frequency
-    if isinstance(frequency, int | float) and (frequency < 1 or frequency % 1):
+    if numbers.is_traced(frequency):
+        return
+    # Whole as a float too: optax.inject_hyperparams makes floats of integers.
+    if not numbers.is_number(frequency) or not frequency >= 1 or frequency % 1:
         raise ValueError(
             f"precondition_frequency must be an integer >= 1, got {frequency!r}."
         )

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mulo import _numbers as numbers
 from mulo import mup as mup_lib
 
 WeightDecayRule = Literal["independent", "coupled"]
@@ -38,10 +39,11 @@ def scale_by_mup(
       A stateless transformation that keeps shape and dtype and MaskedNode leaves.
 
     Raises:
-      ValueError: If base_width is not positive, or an argument does not fit; at init
-        and update, if ``mup`` and the parameters do not have the same leaves (names
-        the leaf).
+      ValueError: If base_width is not finite and positive, or an argument does not
+        fit; at init and update, if ``mup`` and the parameters do not have the same
+        leaves (names the leaf).
     """
+    numbers.check_base_width(base_width)
     if mup is None:
         return optax.with_extra_args_support(optax.identity())
 
@@ -94,7 +96,8 @@ def mu_adam(
     Args:
       learning_rate: Parameter units per step at ``base_width``; float or schedule.
       mup: Tree of :class:`mulo.mup.Scaling` from ``mulo.mup.infer``. None means the
-        standard parametrization, i.e. ``optax.adam``; then base_width is not used.
+        standard parametrization, i.e. ``optax.adam``; then base_width is checked and
+        changes nothing.
       base_width: Fan-in at which a hidden weight steps by the whole learning rate.
       b1: Decay of the first moment per step.
       b2: Decay of the second moment per step.
@@ -104,11 +107,13 @@ def mu_adam(
       A transformation that takes ``value=`` and ignores unknown keyword arguments.
 
     Raises:
-      ValueError: As :func:`scale_by_mup`.
+      ValueError: If the learning rate is negative or not finite, and as
+        :func:`scale_by_mup`.
 
     References:
       Therien et al., `μLO <https://arxiv.org/abs/2406.00153>`_, 2024.
     """
+    numbers.check_scale(learning_rate, base_width)
     chain = optax.chain(
         optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
         scale_by_mup(mup, base_width=base_width),
@@ -133,7 +138,8 @@ def mu_adamw(
 
     Args:
       learning_rate: As in :func:`mu_adam`.
-      mup: As in :func:`mu_adam`; None is ``optax.adamw``.
+      mup: As in :func:`mu_adam`; None is ``optax.adamw``. Multipliers are then 1, so
+        that both rules of weight decay are the same.
       base_width: As in :func:`mu_adam`.
       weight_decay: Fraction of a parameter removed per step and learning rate.
       weight_decay_rule: ``"independent"``: every leaf loses ``learning_rate *
@@ -150,9 +156,10 @@ def mu_adamw(
       A transformation that takes ``value=`` and ignores unknown keyword arguments.
 
     Raises:
-      ValueError: If the rule is unknown, and as :func:`scale_by_mup`.
+      ValueError: If the rule is unknown, and as :func:`mu_adam`.
     """
     check_weight_decay_rule(weight_decay_rule)
+    numbers.check_scale(learning_rate, base_width)
     steps = [
         scale_by_mup(mup, base_width=base_width),
         optax.add_decayed_weights(weight_decay, mask),

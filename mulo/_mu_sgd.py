@@ -12,6 +12,7 @@ import jax
 import optax
 
 from mulo import _mu_adam
+from mulo import _numbers as numbers
 
 
 def mu_sgd(
@@ -28,7 +29,8 @@ def mu_sgd(
       learning_rate: Parameter units per unit of gradient at ``base_width``; float or
         schedule.
       mup: Tree of :class:`mulo.mup.Scaling` from ``mulo.mup.infer``. None means the
-        standard parametrization, i.e. ``optax.sgd``; then base_width is not used.
+        standard parametrization, i.e. ``optax.sgd``; then base_width is checked and
+        changes nothing.
       base_width: Fan at which every weight steps by the learning rate alone.
       momentum: Decay per step of the sum of past gradients; 0 keeps no such sum.
       nesterov: Whether momentum is Nesterov's.
@@ -37,8 +39,9 @@ def mu_sgd(
       A transformation that takes ``value=`` and ignores unknown keyword arguments.
 
     Raises:
-      ValueError: As :func:`mulo._mu_adam.scale_by_mup`.
+      ValueError: As :func:`mulo.mu_adam`.
     """
+    numbers.check_scale(learning_rate, base_width)
     none = isinstance(momentum, int | float) and momentum == 0
     decay: Any = momentum  # optax's annotation leaves out arrays, which it takes.
     chain = optax.chain(

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mulo import _numbers as numbers
 from mulo import mup as mup_lib
 from mulo._mu_adam import WeightDecayRule, check_weight_decay_rule
 from mulo._optax_rules import chain, finish
@@ -61,6 +62,9 @@ def muon(
       As :func:`mulo.sgd`.
     """
     check_weight_decay_rule(weight_decay_rule)
+    numbers.check_scale(learning_rate, base_width)
+    if adam_learning_rate is not None:
+        numbers.check_learning_rate(adam_learning_rate, "adam_learning_rate")
     options = {"beta": beta, "eps": eps, "ns_steps": ns_steps, "nesterov": nesterov}
     if mup is None:
         # Arguments that came late to optax are passed only if they are used.

@@ -281,6 +281,8 @@ def label(name: str) -> str:
     return f"Leaf {name!r}" if name else "The only leaf"
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: Any, known: Iterable[str]) -> str:
+    if not isinstance(name, str):
+        return "."
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else "."

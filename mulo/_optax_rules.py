@@ -4,7 +4,8 @@ Without a μP tree each function is optax's. With one, every leaf's step is mult
 by the factor that its optimizer needs (:func:`mulo.mup.update_multipliers`), between
 what makes the direction and the learning rate. Weight decay is decoupled, as in
 :func:`mulo.mu_adamw`. All keep their state in the dtypes optax gives it, and let a NaN
-through as optax does: it stays in its leaf.
+through as optax does: it stays in its leaf. Without a μP tree multipliers are 1:
+``base_width`` and ``weight_decay_rule`` are checked and change nothing.
 """
 
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from mulo import _mu_adam
+from mulo import _numbers as numbers
 from mulo._mu_adam import WeightDecayRule, check_weight_decay_rule, scale_by_mup
 from mulo._mu_sgd import mu_sgd
 
@@ -95,7 +97,8 @@ def nadamw(
     Args:
       learning_rate: Parameter units per step at ``base_width``; float or schedule.
       mup: Tree of :class:`mulo.mup.Scaling` from ``mulo.mup.infer``; None for the
-        standard parametrization, i.e. ``optax.nadamw``.
+        standard parametrization, i.e. ``optax.nadamw``; base_width and
+        weight_decay_rule then change nothing.
       base_width: Fan-in at which a hidden weight steps by the whole learning rate.
       b1: Decay of the first moment per step.
       b2: Decay of the second moment per step.
@@ -108,7 +111,7 @@ def nadamw(
       A transformation that takes ``value=`` and ignores unknown keyword arguments.
 
     Raises:
-      ValueError: As :func:`mulo.scale_by_mup`, like all of this module.
+      ValueError: As :func:`mulo.mu_adamw`, like all of this module.
     """
     return chain(
         optax.scale_by_adam(b1, b2, eps, nesterov=True),
@@ -205,6 +208,7 @@ def adafactor(
       As :func:`nadamw`.
     """
     check_weight_decay_rule(weight_decay_rule)
+    numbers.check_scale(learning_rate, base_width)
     if mup is None:
         return optax.with_extra_args_support(
             optax.adafactor(
@@ -278,6 +282,7 @@ def schedule_free_adamw(
       As :func:`nadamw`.
     """
     check_weight_decay_rule(weight_decay_rule)
+    numbers.check_scale(learning_rate, base_width)
     if mup is None:
         return optax.with_extra_args_support(
             optax.contrib.schedule_free_adamw(
@@ -322,6 +327,7 @@ def finish(
 ) -> Sequence[optax.GradientTransformation]:
     """What follows a direction: multipliers and weight decay, the learning rate."""
     check_weight_decay_rule(rule)
+    numbers.check_scale(learning_rate, base_width)
     steps: list[optax.GradientTransformation] = [
         scale_by_mup(mup, optimizer=optimizer, base_width=base_width)
     ]

@@ -8,6 +8,8 @@ from typing import Any
 import jax
 import optax
 
+from mulo import _numbers as numbers
+from mulo import _wrappers as wrappers
 from mulo import mup as mup_lib
 from mulo._mu_adam import WeightDecayRule, check_weight_decay_rule
 
@@ -47,7 +49,8 @@ class Pretrained:
           weight_decay: Fraction of a parameter removed per step and learning rate,
             beside the learned update (decoupled).
           weight_decay_rule: ``"independent"``: the same fraction for every leaf, at
-            any width. ``"coupled"``: times the leaf's μP multiplier.
+            any width. ``"coupled"``: times the leaf's μP multiplier, which is 1
+            without ``mup``.
           num_steps: Length of the run, for architectures that need it; SmallFC does
             not.
 
@@ -55,9 +58,13 @@ class Pretrained:
           A transformation whose updates are added to the parameters.
 
         Raises:
-          ValueError: If the rule of weight decay is unknown.
+          ValueError: If the rule of weight decay is unknown, the learning rate is
+            negative or not finite, or as the rule's own ``transform``. At update, if
+            the state is one of another rule or of other parameters.
         """
         check_weight_decay_rule(weight_decay_rule)
+        if learning_rate is not None:
+            numbers.check_learning_rate(learning_rate)
         takes = inspect.signature(self.rule.transform).parameters
         options: dict[str, Any] = {}
         if "num_steps" in takes:
@@ -74,11 +81,12 @@ class Pretrained:
                 optimizer=getattr(self.rule, "mup_rule", "adam"),
                 base_width=self.rule.base_width,
             )
-        return optax.chain(
+        chain = optax.chain(
             self.rule.transform(self.theta, mup=mup, **options),
             _remove_weights(weight_decay, multipliers),
             _scale(rate),
         )
+        return wrappers.with_known_state(type(self.rule).__name__, chain)
 
 
 def _remove_weights(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 # Parameters sent through the network at once on CPUs, where two hidden layers of a
 # block stay in cache. Accelerators take the whole array.
-_CPU_BLOCK_SIZE = 8_192
+CPU_BLOCK_SIZE = 8_192
 
 
 def in_blocks(run, shape, by_row, by_column):
@@ -25,8 +25,8 @@ def in_blocks(run, shape, by_row, by_column):
       (K, A, B).
     """
     k, a, b = shape
-    rows = max(1, _CPU_BLOCK_SIZE // b)
-    if k * a * b <= 2 * _CPU_BLOCK_SIZE or jax.default_backend() != "cpu" or rows >= a:
+    rows = max(1, CPU_BLOCK_SIZE // b)
+    if k * a * b <= 2 * CPU_BLOCK_SIZE or jax.default_backend() != "cpu" or rows >= a:
         return run(*by_row, *by_column)
     k_axes, column_k_axes = (0, 0, 1, 0, 1, 0), (1, 0)  # Where K is, then A.
 

@@ -1,7 +1,8 @@
 """What learned rules check and unpack in common: theta, parameters, loss, horizon."""
 
+import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -9,46 +10,56 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from mulo import _numbers as numbers
 from mulo import mup as mup_lib
+
+# Sizes up to these are compared leaf by leaf, however few arrays there are.
+_MANY_LAYERS = 100
+_MANY_UNITS = 100_000
 
 
 def check_sizes(rule: Any, names: Sequence[str]) -> None:
     """Raise ValueError unless these fields are integers >= 1."""
     for name in names:
-        value = getattr(rule, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be an integer >= 1, got {value!r}.")
+        numbers.check_size(name, getattr(rule, name))
+
+
+def check_bools(rule: Any, names: Sequence[str]) -> None:
+    """Raise ValueError unless these fields are True or False."""
+    for name in names:
+        numbers.check_bool(name, getattr(rule, name))
 
 
 def check_positive(rule: Any, names: Sequence[str]) -> None:
     """Raise ValueError unless these fields are finite and positive."""
     for name in names:
-        value = getattr(rule, name)
-        if not 0.0 < value < float("inf"):
-            raise ValueError(f"{name} must be finite and > 0, got {value!r}.")
+        numbers.check_positive(name, getattr(rule, name))
 
 
 def check_finite(rule: Any, names: Sequence[str]) -> None:
     """Raise ValueError unless these fields are finite."""
     for name in names:
-        value = getattr(rule, name)
-        if not math.isfinite(value):
-            raise ValueError(f"{name} must be finite, got {value!r}.")
+        numbers.check_finite(name, getattr(rule, name))
+
+
+def check_single_decays(rule: Any, names: Sequence[str]) -> None:
+    """Raise ValueError unless these fields, one decay each, lie in [0, 1)."""
+    for name in names:
+        numbers.check_decay(name, getattr(rule, name))
 
 
 def check_decays(rule: Any, names: Sequence[str]) -> None:
     """Turn these fields into tuples; raise ValueError unless they lie in [0, 1)."""
     for name in names:
-        decays = tuple(float(d) for d in getattr(rule, name))
+        decays = numbers.decays(name, getattr(rule, name))
         object.__setattr__(rule, name, decays)  # Lists from JSON become tuples.
-        if not decays or not all(0.0 <= d < 1.0 for d in decays):
-            raise ValueError(f"{name} must lie in [0, 1), got {decays}.")
 
 
 def check_theta(rule: Any, theta: Any) -> None:
     """Raise ValueError, naming the leaf, unless theta fits the architecture."""
-    want = shapes(jax.eval_shape(rule.init, jax.random.key(0)))
     have = shapes(theta)
+    check_extent(rule, have)
+    want = shapes(jax.eval_shape(rule.init, jax.random.key(0)))
     for name in sorted(want.keys() | have.keys()):
         if name not in have:
             raise ValueError(f"theta lacks leaf {name!r}, {rule} needs it.")
@@ -58,6 +69,36 @@ def check_theta(rule: Any, theta: Any) -> None:
             raise ValueError(
                 f"theta leaf {name!r} must have shape {want[name]} for {rule}, "
                 f"got {have[name]}."
+            )
+
+
+def check_extent(rule: Any, have: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise ValueError if a size is far beyond what these arrays can belong to.
+
+    Every size of an architecture is an axis of some array of its theta, and every layer
+    has arrays of its own. To be called before the shapes of a theta are worked out,
+    which takes as long as there are layers.
+
+    Args:
+      rule: The architecture, maybe described by a damaged file.
+      have: Shapes of the arrays by name.
+    """
+    layers = max(_MANY_LAYERS, len(have))
+    units = max(_MANY_UNITS, *(n for shape in have.values() for n in shape), 0)
+    for field in dataclasses.fields(rule):
+        value = getattr(rule, field.name)
+        if isinstance(value, bool) or not isinstance(value, int):
+            continue
+        is_depth = field.name.endswith("_layers")
+        if value > (layers if is_depth else units):
+            most = (
+                f"holds {len(have)} arrays"
+                if is_depth
+                else f"has no axis longer than {units}"
+            )
+            raise ValueError(
+                f"{field.name} of {type(rule).__name__} is {value}, and theta {most}: "
+                "they do not belong together."
             )
 
 
@@ -75,10 +116,12 @@ def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
 
 
 def check_num_steps(rule: str, num_steps: Any) -> jax.Array:
-    """Return the horizon as a float32 scalar; it may be traced.
+    """Return the horizon as a float32 scalar, at least 1.
+
+    One that is traced cannot be refused: what is not at least 1 counts as 1.
 
     Raises:
-      ValueError: If it is missing, not a scalar, or not positive.
+      ValueError: If it is missing, not one number, or less than 1.
     """
     if num_steps is None:
         raise ValueError(
@@ -89,7 +132,10 @@ def check_num_steps(rule: str, num_steps: Any) -> jax.Array:
         raise ValueError(
             f"num_steps of {rule} must be one number, got shape {np.shape(num_steps)}."
         )
-    if not isinstance(num_steps, jax.core.Tracer) and not 1 <= num_steps < math.inf:
+    if numbers.is_traced(num_steps):
+        horizon = jnp.asarray(num_steps, jnp.float32)
+        return jnp.where(horizon >= 1.0, horizon, 1.0)  # NaN too.
+    if not numbers.is_number(num_steps) or not 1 <= num_steps < math.inf:
         raise ValueError(f"num_steps of {rule} must be at least 1, got {num_steps!r}.")
     return jnp.asarray(num_steps, jnp.float32)
 

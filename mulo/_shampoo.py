@@ -26,6 +26,7 @@ import optax
 from mulo import _matrix_blocks as blocks
 from mulo import _matrix_roots as roots
 from mulo import _matrix_steps as steps
+from mulo import _numbers as numbers
 from mulo import _rule_inputs as rule_inputs
 from mulo import _shampoo_state as shampoo_state
 from mulo import mup as mup_lib
@@ -108,10 +109,12 @@ def scale_by_shampoo(
     )
     _check_choice("grafting", grafting, get_args(Grafting))
     _check_choice("root", root, get_args(roots.RootMethod))
-    if not 0.0 < exponent <= 1.0:
+    if not numbers.is_number(exponent) or not 0.0 < exponent <= 1.0:
         raise ValueError(f"exponent must lie in (0, 1], got {exponent!r}.")
     steps.check_numbers(precondition_frequency, b1=b1)
-    if isinstance(b2, int | float) and not 0.0 <= b2 <= 1.0:
+    decay: Any = b2  # Compared only once it is known to be real.
+    known = not numbers.is_traced(decay)
+    if known and not (numbers.is_number(decay) and 0.0 <= decay <= 1.0):
         raise ValueError(f"b2 must lie in [0, 1], 1 for sums; got {b2!r}.")
     hyper = shampoo_state.Hyper(
         b1=b1,
@@ -203,7 +206,8 @@ def shampoo(
     Args:
       learning_rate: Parameter units per step at ``base_width``; float or schedule.
       mup: Tree of :class:`mulo.mup.Scaling` from ``mulo.mup.infer``; None for the
-        standard parametrization.
+        standard parametrization, where base_width and weight_decay_rule change
+        nothing.
       base_width: Fan-in at which a hidden weight steps by the whole learning rate.
       b1: As in :func:`scale_by_shampoo`, like all that is not listed here.
       b2: See there.
@@ -231,13 +235,15 @@ def shampoo(
       A transformation that takes ``value=`` and ignores unknown keyword arguments.
 
     Raises:
-      ValueError: As :func:`scale_by_shampoo`; if the weight-decay rule is unknown or
-        ``mup`` does not fit the parameters (names the leaf).
+      ValueError: As :func:`scale_by_shampoo`; if the weight-decay rule is unknown, the
+        learning rate or the base width out of range, or ``mup`` does not fit the
+        parameters (names the leaf).
 
     References:
       Anil et al., `arXiv 2002.09018 <https://arxiv.org/abs/2002.09018>`_, 2020.
     """
     check_weight_decay_rule(weight_decay_rule)
+    numbers.check_scale(learning_rate, base_width)
     scale = scale_by_shampoo(
         b1=b1,
         b2=b2,

@@ -25,6 +25,7 @@ import optax
 from mulo import _accumulators as accumulators
 from mulo import _rule_inputs as inputs
 from mulo import _small_fc_leaf as leaf_lib
+from mulo import _stacks as stacks_lib
 
 Theta = Any  # {"nn": {"w0", "b0", …}, "momentum_decays", …}, float32 arrays.
 
@@ -181,28 +182,22 @@ class SmallFC:
             grads, treedef = jax.tree.flatten(updates, is_leaf=inputs.is_masked)
             values = treedef.flatten_up_to(params)
             states = treedef.flatten_up_to(state.leaves)
-            directions, new_states = list(grads), list(states)
-            vectors = []
-            for i, grad in enumerate(grads):
-                if inputs.is_masked(grad):
-                    continue
-                if jnp.size(grad) == 0:
-                    directions[i] = jnp.zeros(jnp.shape(grad), jnp.float32)
-                elif jnp.ndim(grad) < 2:
-                    vectors.append(i)
-                else:
-                    directions[i], new_states[i] = leaf_lib.update_factored(
-                        network, decays, self.exp_mult, grad, values[i], states[i]
-                    )
-            outs = leaf_lib.update_vectors(
-                network,
-                decays,
-                self.exp_mult,
-                *([xs[i] for i in vectors] for xs in (grads, values, states)),
-            )
-            for i, direction, new in zip(vectors, *outs, strict=True):
-                directions[i], new_states[i] = direction, new
 
+            def step(grad, param, leaf):
+                args = (network, decays, self.exp_mult, grad, param, leaf)
+                return leaf_lib.update(*args)
+
+            def step_vectors(*leaves):
+                return leaf_lib.update_vectors(network, decays, self.exp_mult, *leaves)
+
+            directions, new_states = stacks_lib.step_leaves(
+                step,
+                step_vectors,
+                grads,
+                values,
+                states,
+                at_once=leaf_lib.at_once(network),
+            )
             scales = treedef.flatten_up_to(multipliers(updates))
             steps = [
                 grad

@@ -63,8 +63,8 @@ def _ema(decay, old, new):
     return decay * old + (1.0 - decay) * new
 
 
-def update_factored(network, decays, exp_mult, grad, param, state):
-    """One step on one array of two or more axes.
+def update(network, decays, exp_mult, grad, param, state):
+    """One step on one array.
 
     Args:
       network: As :func:`fold_time` returns it.
@@ -78,7 +78,10 @@ def update_factored(network, decays, exp_mult, grad, param, state):
       ``d * exp(exp_mult * m)`` of shape ``grad.shape``, float32, and the new state.
     """
     factoring = Factoring.of(jnp.shape(grad))
-    assert factoring is not None
+    if factoring is None:
+        lists = ([x] for x in (grad, param, state))
+        (out,), (new,) = update_vectors(network, decays, exp_mult, *lists)
+        return out, new
     grad, param, momentum, rms = _moments(decays, grad, param, state)
     g, p, m, v = (factoring.split(x) for x in (grad, param, momentum, rms))
 
@@ -102,9 +105,7 @@ def update_factored(network, decays, exp_mult, grad, param, state):
     factor_a, factor_b = factors[order]
     share_a, share_b = shares[order]
     share_a = share_a + network.bias.reshape(-1, 1, 1)
-    sizes = [x.shape[0] for x, _ in network.layers] + [2]
-    small = scalar_network.is_small(4 + 4 * momentum.shape[0], sizes)
-    run = _in_scalars if small else _in_matrices
+    run = _in_scalars if _is_small(network) else _in_matrices
     out = run(
         network,
         exp_mult,
@@ -115,6 +116,17 @@ def update_factored(network, decays, exp_mult, grad, param, state):
     return factoring.merge(out, jnp.shape(grad)), LeafState(
         momentum, rms, along_a, along_b
     )
+
+
+def at_once(network):
+    """Entries that a CPU should step at a time; None if it makes no difference."""
+    return None if _is_small(network) else row_blocks.CPU_BLOCK_SIZE
+
+
+def _is_small(network):
+    momenta = (network.features.shape[0] - 4) // 8
+    sizes = [x.shape[0] for x, _ in network.layers] + [2]
+    return scalar_network.is_small(4 + 4 * momenta, sizes)
 
 
 def _in_matrices(network, exp_mult, accumulators, factors, shares):
@@ -187,7 +199,7 @@ def _normalizers(planes):
 
 
 def update_vectors(network, decays, exp_mult, grads, params, states):
-    """One step on scalars and vectors, as :func:`update_factored` on each.
+    """One step on scalars and vectors, as :func:`update` on each.
 
     Args:
       network: As :func:`fold_time` returns it.

@@ -23,6 +23,7 @@ import optax
 
 from mulo import _matrix_blocks as blocks
 from mulo import _matrix_steps as steps
+from mulo import _numbers as numbers
 from mulo import _rule_inputs as rule_inputs
 from mulo import _soap_state as soap_state
 from mulo import mup as mup_lib
@@ -55,6 +56,11 @@ def scale_by_soap(
 
     A leaf whose gradient is not finite (or whose squared norm overflows) is treated as
     if it had none: no update for it on that step, its state stays.
+
+    A leaf's first bases are eigenvectors of its first gradient's outer products. Where
+    eigenvalues are equal, as in the null space of a gradient of lower rank or of a
+    matrix's longer side, any rotation of them is as good: which one it is depends on
+    the platform's eigendecomposition, and so do the steps.
 
     Args:
       b1: Decay of the first moment per step.
@@ -166,9 +172,9 @@ def soap(
       learning_rate: Parameter units per step at ``base_width``; float or schedule. 3e-3
         is a usual start.
       mup: Tree of :class:`mulo.mup.Scaling` from ``mulo.mup.infer``; None for the
-        standard parametrization. Multipliers are those of
-        :func:`mulo.mup.update_multipliers`; leaves and sides that are not rotated
-        follow Adam's rule.
+        standard parametrization, where base_width and weight_decay_rule change
+        nothing. Multipliers are those of :func:`mulo.mup.update_multipliers`; leaves
+        and sides that are not rotated follow Adam's rule.
       base_width: Fan-in at which a hidden weight steps by the whole learning rate.
       b1: As in :func:`scale_by_soap`, like all that is not listed here.
       b2: See there.
@@ -193,14 +199,16 @@ def soap(
       A transformation that takes ``value=`` and ignores unknown keyword arguments.
 
     Raises:
-      ValueError: As :func:`scale_by_soap`; if the weight-decay rule is unknown or
-        ``mup`` does not fit the parameters (names the leaf); at update, if there is
-        weight decay and no ``params``.
+      ValueError: As :func:`scale_by_soap`; if the weight-decay rule is unknown, the
+        learning rate or the base width out of range, or ``mup`` does not fit the
+        parameters (names the leaf); at update, if there is weight decay and no
+        ``params``.
 
     References:
       Vyas et al., `SOAP <https://arxiv.org/abs/2409.11321>`_, 2024.
     """
     check_weight_decay_rule(weight_decay_rule)
+    numbers.check_scale(learning_rate, base_width)
     scale = scale_by_soap(
         b1=b1,
         b2=b2,

@@ -113,6 +113,10 @@ def load(
     from mulo import fetch  # Also run as a program; importing it earlier is noise.
 
     given = os.fspath(name_or_path)
+    if not given:
+        raise ValueError(
+            "load needs a name or a path, got ''; write '.' for the current directory."
+        )
     hub = given.startswith(_HUB_PREFIX)
     directory = _download(given, revision) if hub else Path(given)
     silent = given in fetch.SOURCES or _is_legacy(directory) or _is_public(directory)
@@ -223,9 +227,10 @@ def _load_public(model: bytes, model_path: Path, config_path: Path) -> Pretraine
     """Load the layout of the public μLO checkpoint (btherien/mulo on the Hub)."""
     config = _cards.parse(config_path.read_bytes(), str(config_path))
     for key in ("hidden_layers", "hidden_size", "input_size"):
-        if not isinstance(config.get(key), int):
+        value, least = config.get(key), 0 if key == "hidden_layers" else 1
+        if type(value) is not int or value < least:
             raise ValueError(
-                f"{config_path}: {key!r} must be an integer, got {config.get(key)!r}."
+                f"{config_path}: {key!r} must be an integer >= {least}, got {value!r}."
             )
     # PyLO does not count the input layer as hidden.
     rule = _cards.architectures()["SmallFC"](
@@ -275,7 +280,7 @@ def _load_legacy(path: Path, rule: Any) -> Pretrained:
         content,
         str(path),
         rule=rule,
-        gin=gin.read_text() if gin.is_file() else None,
+        gin=gin.read_bytes() if gin.is_file() else None,
     )
     return _without_card(rule, theta, content, "flax msgpack")
 

@@ -28,6 +28,7 @@ import optax
 from mulo import _accumulators as accumulators_lib
 from mulo import _lstm as lstm_lib
 from mulo import _rule_inputs as inputs
+from mulo import _stacks as stacks_lib
 from mulo import _velo_features as features
 from mulo import _velo_leaf as leaf_lib
 from mulo import _velo_network as network_lib
@@ -99,6 +100,14 @@ class VeLO:
         )
         inputs.check_positive(self, ("step_mult", "interp_mult", "base_width"))
         inputs.check_finite(self, ("exp_mult",))
+        inputs.check_bools(
+            self,
+            (
+                "param_scale_mult",
+                "use_bugged_next_lstm_state",
+                "use_bugged_loss_features",
+            ),
+        )
         accumulators_lib.check_decays(self)
 
     @property
@@ -149,8 +158,9 @@ class VeLO:
             (see :func:`mulo.mup.infer`): hidden matrices get their update ×
             ``base_width / fan_in``. Needs ``param_scale_mult=False``. None, the
             standard parametrization, changes nothing.
-          num_steps: Length of the run in updates; may be traced. The rule slows down
-            towards it; beyond it, it goes on with progress above 1.
+          num_steps: Length of the run in updates; may be traced, and what is less
+            than 1 then counts as 1. The rule slows down towards it; beyond it, it goes
+            on with progress above 1.
 
         Returns:
           A transformation whose updates are to be added to the parameters, as
@@ -201,7 +211,7 @@ class VeLO:
             count = optax.safe_increment(state.count)
             if not live:
                 return updates, state._replace(count=count, loss=new_loss)
-            stacks = leaf_lib.stacks(grads, treedef.flatten_up_to(params), states, live)
+            stacks = network_lib.stacks(grads, treedef.flatten_up_to(params), states)
             controls, sizes, *memory = self._read(
                 theta["rnn_params"],
                 _features(stacks, state.count / horizon, loss_features),
@@ -213,17 +223,19 @@ class VeLO:
             networks = network_lib.mix(
                 theta["ff_mod_stack"], controls, self.interp_mult
             )
+
+            def step(grad, param, leaf, network):
+                return leaf_lib.update(
+                    network, decays, self.exp_mult, grad, param, leaf
+                )
+
             steps, new = [], []
             start = 0
             for stack in stacks:
                 own = slice(start, start + len(stack.positions))
                 start = own.stop
-                direction, accumulators = leaf_lib.update(
-                    jax.tree.map(lambda x, own=own: x[own], networks),
-                    False,
-                    decays,
-                    self.exp_mult,
-                    stack,
+                direction, accumulators = stacks_lib.update(
+                    step, stack, jax.tree.map(lambda x, own=own: x[own], networks)
                 )
                 factors = -self.step_mult * sizes[own]
                 if self.param_scale_mult:
@@ -234,7 +246,7 @@ class VeLO:
                 updates, stacks, steps, multipliers
             ), VeLOState(
                 count,
-                treedef.unflatten(leaf_lib.split(stacks, new, states)),
+                treedef.unflatten(stacks_lib.split(stacks, new, states)),
                 new_loss,
                 *memory,
             )

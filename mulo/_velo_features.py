@@ -41,7 +41,9 @@ def init_loss() -> LossState:
 def loss_decays(num_steps: jax.typing.ArrayLike) -> jax.Array:
     """Decays per step, (10,): time scales spaced evenly from 10 to num_steps."""
     logs = jnp.linspace(1.0, jnp.log10(num_steps), NUM_LOSS_AVERAGES)
-    return jnp.exp(-(10.0**-logs))
+    # Differs from the public code, where time scales beyond float32's reach round to
+    # decays of 1, whose averages never begin: everything became NaN.
+    return jnp.minimum(jnp.exp(-(10.0**-logs)), np.nextafter(np.float32(1), 0))
 
 
 def update_loss(

@@ -8,15 +8,11 @@ parameter: written out element by element, it is one fused loop. Normalizers, on
 per tensor, go into the weights; row and column features go into the first layer per
 row and per column.
 
-Tensors of one shape are stacked and handled together, so that the size of the program
-grows with the number of different shapes, not of tensors.
-
 Axis names: L tensors of one shape, M momenta (as many factored moments), K product of
 the unfactored axes, A and B the factored axes, H hidden units, F features.
 """
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,15 +33,6 @@ class Network(NamedTuple):
     layers: tuple[tuple[jax.Array, jax.Array], ...]  # Remaining (weights, bias).
 
 
-class Stack(NamedTuple):
-    """Tensors of one shape, and where in the tree they are."""
-
-    positions: tuple[int, ...]  # L of them.
-    grads: jax.Array  # (L, *shape), float32, finite.
-    params: jax.Array  # As grads.
-    states: LeafState  # A leading axis L on every accumulator.
-
-
 def group_sizes(num_momenta: int) -> tuple[int, ...]:
     """Inputs of each group of features, as public files split the first layer."""
     m = num_momenta
@@ -62,66 +49,29 @@ def clean(grad: jax.typing.ArrayLike) -> jax.Array:
     return jnp.clip(grad, -GRADIENT_CLIP, GRADIENT_CLIP)
 
 
-def stacks(
-    grads: Sequence[Any], params: Sequence[Any], states: Sequence[Any], live: list[int]
-) -> list[Stack]:
-    """Stack the leaves at the positions ``live`` by shape."""
-    by_shape: dict[tuple[int, ...], list[int]] = {}
-    for i in live:
-        by_shape.setdefault(np.shape(grads[i]), []).append(i)
-
-    def join(arrays):
-        return jax.tree.map(lambda *xs: jnp.stack(xs), *arrays)
-
-    return [
-        Stack(
-            tuple(positions),
-            join([clean(grads[i]) for i in positions]),
-            join([jnp.asarray(params[i], jnp.float32) for i in positions]),
-            join([states[i] for i in positions]),
-        )
-        for positions in by_shape.values()
-    ]
-
-
 def update(
     network: Network,
-    shared_network: bool,
     decays: Decays,
     exp_mult: float,
-    stack: Stack,
+    grad: jax.Array,
+    param: jax.Array,
+    state: LeafState,
 ) -> tuple[jax.Array, LeafState]:
-    """One step on tensors of one shape.
+    """One step on one tensor.
 
     Args:
-      network: One network, or with a leading axis L one per tensor.
-      shared_network: Which of the two.
+      network: The MLP.
       decays: Effective decay rates.
       exp_mult: Scale of the magnitude output inside the exponential.
-      stack: The tensors.
+      grad: Gradient, float32, finite.
+      param: As grad.
+      state: Accumulators.
 
     Returns:
-      ``d * exp(exp_mult * m)``, (L, *shape), float32, and the new accumulators.
+      ``d * exp(exp_mult * m)``, as grad, and the new accumulators.
     """
-    one = _factored if stack.grads.ndim > 2 else _vector
-
-    def run(network, grad, param, state):
-        return one(network, decays, exp_mult, grad, param, state)
-
-    return jax.vmap(run, in_axes=(None if shared_network else 0, 0, 0, 0))(
-        network, stack.grads, stack.params, stack.states
-    )
-
-
-def split(
-    stacked: Sequence[Stack], values: Sequence[Any], into: list[Any]
-) -> list[Any]:
-    """Put the rows of each stack's values where its tensors are in the list."""
-    into = list(into)
-    for stack, value in zip(stacked, values, strict=True):
-        for row, i in enumerate(stack.positions):
-            into[i] = jax.tree.map(lambda x, row=row: x[row], value)
-    return into
+    one = _factored if grad.ndim > 1 else _vector
+    return one(network, decays, exp_mult, grad, param, state)
 
 
 def scale_of(params: jax.Array) -> jax.Array:

@@ -12,6 +12,7 @@ import numpy as np
 from mulo import _accumulators as accumulators
 from mulo import _lstm as lstm_lib
 from mulo import _rule_inputs as inputs
+from mulo import _stacks as stacks_lib
 from mulo import _velo_leaf as leaf_lib
 
 Theta = Any
@@ -101,10 +102,20 @@ def init_leaves(rule: Any, params: Any) -> Any:
     return jax.tree.map(lambda p: accumulators.init(p, momenta), params)
 
 
+def stacks(grads: Any, params: Any, states: Any) -> list[stacks_lib.Stack]:
+    """Stack the leaves there is something to do for: float32, gradients cleaned."""
+    live = inputs.live(grads)
+    clean, values = list(grads), list(params)
+    for i in live:
+        clean[i] = leaf_lib.clean(grads[i])
+        values[i] = jnp.asarray(params[i], jnp.float32)
+    return stacks_lib.stacks(clean, values, states, live)
+
+
 def finish_steps(updates: Any, stacks: Any, steps: Any, multipliers: Any) -> Any:
     """Lay stacked steps over the tree: μP factors, dtypes, zeros for empty leaves."""
     grads, treedef = jax.tree.flatten(updates, is_leaf=inputs.is_masked)
-    flat = leaf_lib.split(stacks, steps, grads)
+    flat = stacks_lib.split(stacks, steps, grads)
     factors = treedef.flatten_up_to(multipliers(updates))
     return treedef.unflatten(
         [

@@ -64,3 +64,53 @@ def in_float32(
         return new, state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def with_known_state(
+    rule: str, inner: optax.GradientTransformation
+) -> optax.GradientTransformationExtraArgs:
+    """Say so where an update fails for having the state of something else.
+
+    Costs nothing while updates succeed.
+
+    Args:
+      rule: Name of the rule, for the message.
+      inner: Any transformation.
+
+    Returns:
+      The same transformation; ``update`` raises ValueError, naming the first array that
+      does not fit, if it fails and its state is none that ``init`` makes.
+    """
+    inner = optax.with_extra_args_support(inner)
+
+    def update_fn(updates, state, params=None, **extra_args):
+        try:
+            return inner.update(updates, state, params, **extra_args)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            try:
+                expected = jax.eval_shape(inner.init, updates)
+            except (TypeError, ValueError):
+                raise error from None  # The updates are at fault.
+            mismatch = _mismatch(state, expected)
+            if mismatch is None:
+                raise
+            raise ValueError(
+                f"The state given to {rule} is not of this rule and these parameters: "
+                f"it {mismatch}. Make it with tx.init(params) of the same "
+                "transformation."
+            ) from error
+
+    return optax.GradientTransformationExtraArgs(inner.init, update_fn)
+
+
+def _mismatch(state, expected):
+    """How two states differ in their arrays' names and shapes; None if in nothing."""
+    have, want = inputs.shapes(state), inputs.shapes(expected)
+    for name in sorted(want.keys() | have.keys()):
+        if name not in have:
+            return f"lacks {name!r}"
+        if name not in want:
+            return f"holds {name!r}, which is unknown"
+        if have[name] != want[name]:
+            return f"has {name!r} in shape {have[name]} instead of {want[name]}"
+    return None

@@ -24,6 +24,7 @@ from mulo import _legacy_thetas
 
 RECORD_NAME = "record.json"
 _TIMEOUT_SECS = 60
+_THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 _VELO = "aug12_continue_on_bigger_2xbs_200kstep_bigproblem_v2_5620"
 _CELO = (
     "https://raw.githubusercontent.com/amoudgl/celo/"
@@ -122,7 +123,8 @@ def fetch(
     Args:
       name: One of `SOURCES`.
       directory: Where to put it; None for `folder`.
-      url: Another address of the same file, ``https://`` or ``file://``.
+      url: Another address of the same file, ``https://`` or ``file://``; ``http://``
+        of this machine only.
 
     Returns:
       The path of the theta's file.
@@ -144,7 +146,7 @@ def fetch(
             contents[other] = (beside, _download(beside, name))
         except FileNotFoundError:
             continue  # The published settings are used.
-    gin = contents["config.gin"][1].decode() if "config.gin" in contents else None
+    gin = contents["config.gin"][1] if "config.gin" in contents else None
     rule, _ = _legacy_thetas.read(contents[file_name][1], address, gin=gin)
     if type(rule).__name__ != SOURCES[name].architecture:
         raise ValueError(
@@ -194,7 +196,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _known(name: str) -> str:
-    if name not in SOURCES:
+    if not isinstance(name, str) or name not in SOURCES:
         raise ValueError(
             f"No public theta called {name!r} to fetch. Known: {', '.join(SOURCES)}."
         )
@@ -203,10 +205,10 @@ def _known(name: str) -> str:
 
 def _download(url: str, name: str) -> bytes:
     """Read an address; FileNotFoundError if nothing is there, OSError otherwise."""
-    if urllib.parse.urlparse(url).scheme not in ("https", "http", "file"):
-        raise ValueError(f"url must start with https:// or file://, got {url!r}.")
+    _check_address(url)
     try:
         with urllib.request.urlopen(url, timeout=_TIMEOUT_SECS) as response:
+            _check_address(response.url)  # Where redirections have led.
             return response.read()
     except http.client.IncompleteRead as error:
         raise ConnectionError(f"{url} broke off ({error}); fetch it again.") from error
@@ -220,6 +222,17 @@ def _download(url: str, name: str) -> bytes:
             "machine without it, copy the file from elsewhere and give its path to "
             f"mulo.load, or its address: python -m mulo.fetch {name} --url=file:///…"
         ) from error
+
+
+def _check_address(url: str) -> None:
+    """Raise ValueError if what comes from there could be changed on its way."""
+    parts = urllib.parse.urlparse(url)
+    here = parts.scheme == "http" and parts.hostname in _THIS_MACHINE
+    if parts.scheme not in ("https", "file") and not here:
+        raise ValueError(
+            "url must start with https:// or file:// (http:// for this machine's own "
+            f"servers only), got {url!r}."
+        )
 
 
 def _described(content: bytes) -> dict[str, Any]:

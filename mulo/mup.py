@@ -27,6 +27,7 @@ import numpy as np
 import optax
 
 from mulo import _mup_roles as roles
+from mulo import _numbers as numbers
 from mulo._mup_roles import Role as Role
 from mulo._mup_roles import Scaling as Scaling
 from mulo._mup_roles import infer as infer
@@ -46,7 +47,7 @@ def forward_multiplier(scaling: Scaling, *, base_width: float = 1.0) -> float:
 
     The μLO paper uses ``base_width=1``, i.e. logits times 1/fan_in.
     """
-    _check_base_width(base_width)
+    numbers.check_base_width(base_width)
     return base_width / scaling.fan_in if scaling.role == "output" else 1.0
 
 
@@ -121,7 +122,7 @@ def update_multipliers(
             f"No μP rule for optimizer {optimizer!r}"
             f"{roles.nearest(optimizer, OPTIMIZERS)} Known: {', '.join(OPTIMIZERS)}."
         )
-    _check_base_width(base_width)
+    numbers.check_base_width(base_width)
     if block_size is not None and optimizer not in ("shampoo", "soap"):
         raise ValueError(
             f"block_size is for shampoo and soap; got {block_size} with {optimizer}."
@@ -220,11 +221,6 @@ def align(values: Any, params: Any, *, scalings: Any = None) -> Any:
         return by_path[keys]
 
     return jax.tree_util.tree_map_with_path(pick, params, is_leaf=_is_masked)
-
-
-def _check_base_width(base_width: float) -> None:
-    if not base_width > 0:
-        raise ValueError(f"base_width must be positive, got {base_width!r}.")
 
 
 def _is_masked(leaf: Any) -> bool:

@@ -195,7 +195,7 @@ def info(name: str) -> Optimizer:
     Raises:
       ValueError: If there is no such optimizer; names the nearest and lists all.
     """
-    if name not in _BY_NAME:
+    if not isinstance(name, str) or name not in _BY_NAME:
         raise ValueError(
             f"No optimizer is called {name!r}{_nearest(name, _BY_NAME)} Known: "
             f"{', '.join(_BY_NAME)}."
@@ -322,6 +322,8 @@ def _name_of(rule: Any) -> str:
     return f"Known: {', '.join(_BY_NAME)}."
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
+def _nearest(name: Any, known: Iterable[str]) -> str:
+    if not isinstance(name, str):
+        return "."
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else "."

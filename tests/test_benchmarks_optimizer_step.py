@@ -33,6 +33,14 @@ def test_every_optimizer_is_timed_the_baseline_first():
         optimizer_step.chosen("matrix", ("soup",), False)
 
 
+def test_a_misspelt_name_ends_the_program_with_the_nearest(capsys):
+    with pytest.raises(SystemExit) as ended:
+        optimizer_step.main(["--names", "adam", "soup"])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "--names: No optimizer is called 'soup'; did you mean 'soap'? Known:" in said
+
+
 def test_a_line_per_optimizer_relative_to_adam(monkeypatch, capsys):
     shape = jax.ShapeDtypeStruct((6, 4), jnp.float32)
     monkeypatch.setattr(optimizer_step, "tree", lambda name: {"w": shape})

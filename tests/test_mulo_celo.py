@@ -159,6 +159,22 @@ def test_entries_that_are_no_numbers_count_as_zero(name):
 
 
 @pytest.mark.parametrize("name", RULES)
+def test_a_traced_horizon_that_is_none_counts_as_one(name):
+    rule = RULES[name]
+    theta, params = theta_of(rule), draw({"w": (3, 2)})
+
+    @jax.jit
+    def step(num_steps):
+        tx = rule.transform(theta, num_steps=num_steps)
+        return tx.update(params, tx.init(params), params, value=1.0)[0]["w"]
+
+    want = step(jnp.asarray(1.0))
+    assert np.all(np.isfinite(want))
+    for horizon in (0.0, -5.0):
+        np.testing.assert_array_equal(step(jnp.asarray(horizon)), want)
+
+
+@pytest.mark.parametrize("name", RULES)
 def test_what_is_missing_or_does_not_fit_is_named(name):
     rule = RULES[name]
     theta = theta_of(rule)

@@ -1,5 +1,6 @@
 import functools
 import http.server
+import io
 import json
 import threading
 
@@ -116,8 +117,27 @@ def test_without_a_network_the_message_says_what_to_do(cache, there, capsys):
     assert "copy the file from elsewhere" in said
     assert fetch.main(["velo", f"--url={there.as_uri()}/nothing"]) == 1
     assert "Could not read file://" in capsys.readouterr().err
-    with pytest.raises(ValueError, match="url must start with"):
-        fetch.fetch("velo", url="gs://bucket/params")
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize(
+    "url", ["gs://bucket/params", "http://example.org/params", "params", "http:///x"]
+)
+def test_addresses_on_whose_way_a_file_can_be_changed_are_refused(cache, url):
+    with pytest.raises(ValueError, match=r"start with https:// or file:// .*got '"):
+        fetch.fetch("velo", url=url)
+    assert not cache.exists()
+
+
+def test_a_redirection_to_such_an_address_is_refused(cache, monkeypatch):
+    class Response(io.BytesIO):
+        url = "http://example.org/params"
+
+    monkeypatch.setattr(
+        fetch.urllib.request, "urlopen", lambda url, timeout: Response(content())
+    )
+    with pytest.raises(ValueError, match=r"got 'http://example\.org/params'"):
+        fetch.fetch("velo", url="https://example.org/params")
     assert not cache.exists()
 
 
@@ -127,8 +147,17 @@ def test_the_public_addresses_are_https_and_velos_is_that_of_the_bucket():
         "https://storage.googleapis.com/gresearch/learned_optimization/pretrained_lopts/"
         "aug12_continue_on_bigger_2xbs_200kstep_bigproblem_v2_5620/params"
     )
-    with pytest.raises(ValueError, match="No public theta called 'nope'"):
-        fetch.folder("nope")
+    for name in ("nope", ["velo"], None):
+        with pytest.raises(ValueError, match="No public theta called"):
+            fetch.folder(name)
+
+
+def test_a_config_that_is_no_text_is_refused_by_its_address(cache, there):
+    (there / "config.gin").write_bytes(b"# caf\xe9\n")
+    url = (there / "params").as_uri()
+    with pytest.raises(ValueError, match=f"config.gin of {url} is no UTF-8 text"):
+        fetch.fetch("velo", url=url)
+    assert not cache.exists()
 
 
 def test_a_download_that_breaks_off_is_refused(cache, there):

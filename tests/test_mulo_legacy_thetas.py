@@ -129,6 +129,44 @@ def test_settings_come_from_the_config_beside_the_file_or_from_the_caller(tmp_pa
         mulo.load(path)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"HyperV2.step_mult = '0.1'", "HyperV2.step_mult must be a number and be"),
+        (b"HyperV2.exp_mult = None", "HyperV2.exp_mult must be a number and be"),
+        (b"HyperV2.param_scale_mult = 'no'", "param_scale_mult must be True or False"),
+        (b"HyperV2.param_inits = True", "HyperV2.param_inits must be an integer >= 1"),
+        (b"HyperV2.exp_mult = {[]: 1}", "HyperV2.exp_mult must be a plain value"),
+        (b"# caf\xe9", "is no UTF-8 text .*can't decode byte 0xe9"),
+    ],
+)
+def test_settings_that_are_none_name_the_file(tmp_path, content, message):
+    path = tmp_path / "params"
+    path.write_bytes(pack(public_names(theta_of(VELO))))
+    (tmp_path / "config.gin").write_bytes(content)
+    with pytest.raises(ValueError, match=f"config.gin of {path}.*{message}"):
+        mulo.load(path)
+
+
+def test_settings_may_be_written_with_line_ends_of_two_characters(tmp_path):
+    path = tmp_path / "params"
+    path.write_bytes(pack(public_names(theta_of(VELO))))
+    (tmp_path / "config.gin").write_bytes(
+        b"HyperV2.lstm_hidden_size = 4\r\nHyperV2.param_inits = \\\r\n    3\r\n"
+    )
+    assert mulo.load(path).rule.param_inits == 3
+
+
+def test_depths_that_nobody_could_hold_are_refused_before_they_are_laid_out(tmp_path):
+    path = tmp_path / "params"
+    path.write_bytes(pack(public_names(theta_of(VELO))))
+    (tmp_path / "config.gin").write_text("HyperV2.ff_hidden_layers = 10000000000\n")
+    with pytest.raises(ValueError, match="params: ff_hidden_layers of VeLO is 100000"):
+        mulo.load(path)
+    with pytest.raises(ValueError, match="lstm_hidden_size of Celo is 1000000000, and"):
+        mulo.load(path, rule=mulo.Celo(lstm_hidden_size=10**9))
+
+
 def pylo_files(theta):
     """The two files PyLO would hold this theta in, scratch copies included."""
     rnn, bank = theta["rnn_params"], theta["ff_mod_stack"]
@@ -189,6 +227,11 @@ def test_damaged_and_foreign_files_are_refused_by_name(tmp_path):
     refused(msgpack.packb({"a": msgpack.ExtType(5, b"")}), "extension type 5")
     refused(pack({"a": np.ones(3, ">f8")}), "known optimizer")
     refused(pack({"a": np.array(["x"])}), "dtype 'str")
+    empty = theta_of(RULES["small_fc"])
+    empty["nn"]["b0"] = np.zeros(0, np.float32)
+    refused(pack(empty), r"params: leaf 'nn/b0' has no entries, shape \(0,\)")
+    flat = {k: np.ones(3, np.float32) for k in ("w0", "b0")}
+    refused(pack({"nn": flat}), "params is no theta of a known.*hidden_layers must")
     bad = public_names(theta)
     bad["lstm_init_state"] = {
         "hidden": np.full((1, 4), np.nan),

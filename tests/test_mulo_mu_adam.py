@@ -248,7 +248,7 @@ def test_scalings_of_another_model_are_an_error_that_names_the_leaf(
 def test_bad_arguments_are_errors():
     with pytest.raises(ValueError, match=r"must be one of independent, coupled; got"):
         mu_adamw(0.1, mup=MUP, base_width=1.0, weight_decay_rule="decoupled")  # pyrefly: ignore[bad-argument-type]
-    with pytest.raises(ValueError, match="base_width must be positive, got -1"):
+    with pytest.raises(ValueError, match="base_width must be finite and > 0, got -1"):
         mu_adam(0.1, mup=MUP, base_width=-1)
     tx = mu_adamw(0.1, mup=MUP, base_width=1.0)
     with pytest.raises(ValueError, match="params"):

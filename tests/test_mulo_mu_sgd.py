@@ -79,5 +79,5 @@ def test_injected_base_width_gives_the_multipliers_of_the_given_one():
 
 
 def test_a_base_width_that_is_not_positive_is_an_error():
-    with pytest.raises(ValueError, match="base_width must be positive, got 0"):
+    with pytest.raises(ValueError, match="base_width must be finite and > 0, got 0"):
         mu_sgd(0.1, mup=MUP, base_width=0)

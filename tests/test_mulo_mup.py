@@ -312,7 +312,7 @@ def test_one_step_changes_activations_equally_at_every_width(optimizer):
     ("kwargs", "message"),
     [
         ({"optimizer": "adamm"}, r"'adamm'; did you mean 'adam'\? Known: adam, sgd"),
-        ({"base_width": 0}, "base_width must be positive"),
+        ({"base_width": 0}, "base_width must be finite and > 0"),
         ({"block_size": 8}, "block_size is for shampoo and soap"),
         ({"optimizer": "soap", "block_size": 0}, "block_size must be at least 1"),
     ],

@@ -1,6 +1,7 @@
 """What optax's users expect of any transformation, for every name of the registry."""
 
 import functools
+from typing import get_args
 
 import fast_compile
 import jax
@@ -42,6 +43,8 @@ SMALL = {
     "shampoo": {"block_size": 4},
 }
 NAMES = mulo.optimizers.names()
+# Which matrices they orthogonalize is said by roles under μP, by rank without.
+BY_ROLE = ("muon", "celo2")
 NUM_STEPS = 100
 
 
@@ -197,6 +200,36 @@ def test_chain_multisteps_and_inject_hyperparams_wrap_it(tx_of_few):
         np.testing.assert_array_equal(nothing[name], 0.0)
         np.testing.assert_allclose(whole[name], direct[name], rtol=1e-4, atol=1e-7)
         np.testing.assert_allclose(quarters[0][name], 0.25 * direct[name], 1e-4, 1e-8)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_where_all_multipliers_are_one_the_mup_form_is_the_standard_form(name):
+    # Square matrices at the base width. Of one size, so that one program steps them.
+    roles = ("hidden",) if name in BY_ROLE else get_args(mup.Role)
+    scalings = {role: mup.Scaling(role, 6, 6) for role in roles}
+    standard = make(name, None, **mulo.optimizers.info(name).mup_defaults)
+    mu = make(name, scalings, base_width=6.0)
+
+    def drawn(seed):
+        rng = np.random.default_rng(seed)
+        values = rng.standard_normal((len(roles), 6, 6), np.float32)
+        return dict(zip(roles, jnp.asarray(values), strict=True))
+
+    params = drawn(0)
+
+    @fast_compile.jit
+    def both(grads, states):
+        pairs = zip((standard, mu), states, strict=True)
+        return [tx.update(grads, state, params, value=2.0) for tx, state in pairs]
+
+    states = [tx.init(params) for tx in (standard, mu)]
+    for step in range(1, 4):
+        pairs = both(drawn(step), states)
+        states = [state for _, state in pairs]
+        want, got = (updates for updates, _ in pairs)
+        for role in roles:
+            np.testing.assert_allclose(got[role], want[role], rtol=1e-5, atol=1e-8)
+            assert step == 1 or np.any(want[role] != 0)
 
 
 @pytest.mark.parametrize("name", NAMES)

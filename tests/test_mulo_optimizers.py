@@ -1,3 +1,6 @@
+import dataclasses
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -97,6 +100,9 @@ def test_the_two_celo2_differ_and_refuse_each_others_theta():
     ("name", "arguments", "message"),
     [
         ("adan", {}, r"'adan'; did you mean 'adam'\? Known: sgd, adam"),
+        (None, {}, r"called None\. Known: sgd, adam"),
+        (["adam"], {}, r"called \['adam'\]\. Known: sgd, adam"),
+        (3, {}, r"called 3\. Known: sgd, adam"),
         ("adam", {}, "adam needs learning_rate"),
         ("adam", {"learning_rate": 1.0, "beta1": 0.9}, r"'beta1'.*It takes: base_"),
         (
@@ -128,3 +134,98 @@ def test_the_mup_form_of_velo_has_no_parameter_scale():
     assert np.any(first(optimizers.get("velo", **options))["w"] != 0)
     with pytest.raises(ValueError, match="param_scale_mult=True"):
         optimizers.get("velo", param_scale_mult=True, **options)
+
+
+NAMES = optimizers.names()
+LEARNED = [name for name in NAMES if optimizers.info(name).learned]
+
+
+def make(name, **arguments):
+    """Make it as far as arguments are checked; theta is not looked at before."""
+    found = optimizers.info(name)
+    if found.learned:
+        arguments["theta"] = mulo.Pretrained(found.make(**found.fixed), {}, {})
+    else:
+        arguments = {"learning_rate": 0.1} | arguments
+    return optimizers.get(name, num_steps=10, **arguments)
+
+
+@pytest.mark.parametrize("value", [0, -1.0, np.nan, np.inf, "8", None, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_every_rule_refuses_a_base_width_that_is_none(name, value):
+    with pytest.raises(ValueError, match=f"base_width must .*> 0, got {value!r}"):
+        make(name, base_width=value)
+    if not optimizers.info(name).learned:
+        with pytest.raises(ValueError, match="base_width must"):
+            make(name, base_width=value, mup=SCALINGS)
+
+
+@pytest.mark.parametrize("value", [-0.1, np.nan, np.inf, "0.1", True, [0.1]])
+@pytest.mark.parametrize("name", NAMES)
+def test_every_rule_refuses_a_learning_rate_that_is_none(name, value):
+    with pytest.raises(ValueError, match="learning_rate must be a finite number >= 0"):
+        make(name, learning_rate=value)
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in LEARNED])
+def test_rates_of_zero_schedules_and_traced_ones_are_taken(name):
+    def first_update(rate, width=2.0):
+        tx = optimizers.get(name, learning_rate=rate, base_width=width)
+        return jax.eval_shape(lambda: first(tx))
+
+    first_update(0.0)
+    if name != "schedule_free_adamw":  # Its rate is constant.
+        first_update(optax.constant_schedule(0.1))
+    jax.eval_shape(first_update, 0.1, 2.0)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["elo"]
+    + [
+        name
+        for name in NAMES
+        if name not in LEARNED and "weight_decay_rule" in optimizers.info(name).hyper
+    ],
+)
+def test_without_a_mup_tree_the_width_and_the_rule_of_decay_change_nothing(name):
+    options: dict[str, Any] = {"learning_rate": 0.1, "weight_decay": 0.5}
+    if name == "elo":
+        options["theta"] = mulo.Pretrained(ELO, ELO.init(jax.random.key(0)), {})
+    plain = first(optimizers.get(name, **options))
+    for rule in ("independent", "coupled"):
+        tx = optimizers.get(name, **options, base_width=64.0, weight_decay_rule=rule)
+        jax.tree.map(np.testing.assert_array_equal, first(tx), plain)
+    with pytest.raises(ValueError, match="weight_decay_rule must be one of"):
+        optimizers.get(name, **options, weight_decay_rule="both")
+
+
+# What no field takes, and what the fields of one type do not.
+NO_FIELD = ["0.5", None, {"a": 1}, [None], ["0.5"]]
+NO_NUMBER = [True, [0.5], np.ones(1)]
+WRONG = {
+    bool: ["no", 0, 1.0],
+    int: [*NO_NUMBER, 1.0],
+    float: [*NO_NUMBER, np.nan, 10**400],
+    tuple: [0.5, True, (True,), ((0.5,),), (np.nan,), ()],
+}
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_every_field_of_an_architecture_refuses_what_is_not_of_its_type(name):
+    rule = optimizers.info(name).make
+    for field in dataclasses.fields(rule):
+        for value in NO_FIELD + WRONG[type(field.default)]:
+            with pytest.raises(ValueError, match=f"^{field.name} must "):
+                rule(**{field.name: value})
+
+
+def test_numbers_of_numpy_are_numbers():
+    rule = mulo.ELO(
+        learning_rate=np.float32(0.5),
+        exp_mult=np.float64(0.1),
+        base_width=jnp.asarray(8),
+        initial_rms_decays=np.asarray([0.5]),
+    )
+    assert rule.initial_rms_decays == (0.5,)
+    mulo.sgd(jnp.float32(0.1), base_width=np.int64(4))

@@ -110,6 +110,24 @@ def test_transform_passes_masked_leaves(pretrained):
     np.testing.assert_allclose(updates["mid"], whole["mid"], rtol=1e-5, atol=1e-8)
 
 
+def test_the_state_of_another_rule_or_of_other_parameters_is_named(pretrained):
+    params = {"w": jnp.ones((3, 2)), "b": jnp.ones(2)}
+    tx = mulo.Pretrained(RULE, theta_of(1), {}).transform()
+    learned_adam = mulo.LearnedAdam()
+    theta = learned_adam.init(jax.random.key(0))
+    other = mulo.Pretrained(learned_adam, theta, {}).transform()
+    own = r"state given to SmallFC is not of this rule.*tx\.init\(params\)"
+    with pytest.raises(ValueError, match=own):
+        tx.update(params, other.init(params), params)
+    with pytest.raises(ValueError, match=r"to SmallFC .*: it lacks '0/leaves/b/"):
+        tx.update(params, tx.init({"w": params["w"]}), params)
+    with pytest.raises(ValueError, match=r"it has '0/leaves/w/.* instead of \("):
+        tx.update(params, tx.init(params | {"w": jnp.ones((5, 2))}), params)
+    # What has another cause says so as before.
+    with pytest.raises(ValueError, match="SmallFC reads the parameters"):
+        tx.update(params, tx.init(params))
+
+
 def test_bad_arguments_of_transform_are_errors(pretrained):
     with pytest.raises(ValueError, match="must be one of independent, coupled"):
         pretrained.transform(weight_decay_rule="both")

@@ -317,6 +317,8 @@ def test_weight_decay_follows_its_mup_rule_and_mask(rule, factor):
         ({"grafting": "adam"}, "grafting must be one of none, .*got 'adam'"),
         ({"root": "svd"}, "root must be one of eigh, newton; got 'svd'"),
         ({"exponent": 0.0}, r"exponent must lie in \(0, 1\], got 0.0"),
+        ({"exponent": "1/2"}, r"exponent must lie in \(0, 1\], got '1/2'"),
+        ({"b2": None}, r"b2 must lie in \[0, 1\], 1 for sums; got None"),
         ({"b2": 1.1}, r"b2 must lie in \[0, 1\], 1 for sums; got 1.1"),
         ({"precondition_frequency": 0}, "precondition_frequency.*got 0"),
         ({"block_size": 0}, "block_size must be an integer >= 1.*got 0"),

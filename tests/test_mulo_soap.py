@@ -307,6 +307,8 @@ def test_hyperparameters_may_be_injected_once_sizes_are_static():
     ("given", "message"),
     [
         ({"b1": 1.0}, r"b1 must lie in \[0, 1\), got 1.0"),
+        ({"b2": "0.9"}, r"b2 must be a number and lie in \[0, 1\), got '0.9'"),
+        ({"precondition_frequency": "10"}, "precondition_frequency.*got '10'"),
         ({"shampoo_beta": -1}, r"shampoo_beta must lie in \[0, 1\), got -1"),
         ({"precondition_frequency": 0}, "precondition_frequency.*got 0"),
         ({"precondition_frequency": 1.5}, "precondition_frequency.*got 1.5"),

@@ -124,6 +124,9 @@ def test_public_layout_with_decays_of_its_own_warns_of_nothing(tmp_path, saved):
         ({"input_size": 30}, "input_size must be 39"),
         ({"hidden_size": 16}, "'network.input.weight' must have shape"),
         ({"hidden_layers": "one"}, "'hidden_layers' must be an integer"),
+        ({"hidden_layers": -1}, r"config\.json: 'hidden_layers' .* >= 0, got -1"),
+        ({"hidden_size": True}, r"config\.json: 'hidden_size' .* >= 1, got True"),
+        ({"hidden_layers": 10**10}, "hidden_layers of SmallFC is 10000000001, and"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*holds no decays")
@@ -197,12 +200,33 @@ def test_a_card_that_does_not_fit_is_an_error(saved, changes, message):
         ({"hidden_size": 8}, r"'network\.input\.weight' must have shape \(8, 39\)"),
         ({"hidden_layers": 3}, r"lacks tensor 'network\.linear_1\.weight'"),
         ({"hidden_size": 0}, "hidden_size"),
+        # Sizes whose arrays, and depths whose layers, nobody could hold.
+        ({"hidden_size": 10**9}, r"card\.json: hidden_size of SmallFC is 1000000000,"),
+        ({"hidden_layers": 10**10}, r"card\.json: hidden_layers of .* holds 9 arrays"),
     ],
 )
 def test_weights_of_another_architecture_name_the_tensor(saved, config, message):
     card = json.loads((saved / "card.json").read_text())
     edit_card(saved, config=card["config"] | config)
     with pytest.raises(ValueError, match=message):
+        mulo.load(saved)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"step_mult": "0.1"}, "step_mult must be a number and be finite and > 0, got"),
+        ({"exp_mult": None}, "exp_mult must be a number and be finite, got None"),
+        ({"exp_mult": True}, "exp_mult must be a number and be finite, got True"),
+        ({"hidden_size": [4]}, r"hidden_size must be an integer >= 1, got \(4,\)"),
+        ({"initial_rms_decays": 0.9}, "initial_rms_decays must be a list of numbers"),
+        ({"initial_rms_decays": ["0.9"]}, r"initial_rms_decays must lie in \[0, 1\)"),
+    ],
+)
+def test_settings_of_another_type_name_the_card_and_the_field(saved, config, message):
+    card = json.loads((saved / "card.json").read_text())
+    edit_card(saved, config=card["config"] | config)
+    with pytest.raises(ValueError, match=rf"card\.json: {message}"):
         mulo.load(saved)
 
 

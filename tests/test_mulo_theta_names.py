@@ -35,6 +35,13 @@ def test_names_with_nothing_released_and_missing_paths_are_errors(tmp_path):
         mulo.load(tmp_path / "missing")
 
 
+def test_an_empty_name_is_not_the_current_directory(saved, monkeypatch):
+    monkeypatch.chdir(saved)
+    with pytest.raises(ValueError, match=r"got ''; write '\.' for the current"):
+        mulo.load("")
+    assert_same(mulo.load(".").theta, theta_of(1))
+
+
 def test_a_directory_without_weights_says_what_it_holds(tmp_path):
     with pytest.raises(ValueError, match=r"no model\.safetensors; it holds nothing"):
         mulo.load(tmp_path)

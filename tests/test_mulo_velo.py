@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import mulo
-from mulo import _accumulators, _velo_features, _velo_leaf, mup
+from mulo import _velo_features, mup
 
 SMALL = mulo.VeLO(lstm_hidden_size=4, param_inits=3, step_mult=0.1)
 
@@ -171,30 +171,6 @@ def test_loss_features_say_where_an_average_lies_between_its_lowest_and_the_next
     np.testing.assert_allclose(state.means, means, rtol=1e-3)
 
 
-def test_tensors_of_one_shape_are_updated_as_each_on_its_own():
-    rng = np.random.default_rng(3)
-
-    def weights(*shape):
-        return jnp.asarray(rng.normal(size=(3, *shape)), jnp.float32)
-
-    networks = _velo_leaf.Network(
-        weights(30, 4), weights(4), ((weights(4, 3), weights(3)),)
-    )
-    decays = _accumulators.Decays(jnp.full(3, 0.5), jnp.full(1, 0.9), jnp.full(3, 0.8))
-    for shape in ((2, 5, 3), (4,), ()):
-        grads = [draw({"g": shape}, seed)["g"] for seed in range(3)]
-        states = [_accumulators.init(g, 3) for g in grads]
-        (stack,) = _velo_leaf.stacks(grads, grads, states, [0, 1, 2])
-        update = jax.jit(_velo_leaf.update, static_argnums=(1, 3))
-        together, new = update(networks, False, decays, 0.1, stack)
-        for i in range(3):
-            (alone,) = _velo_leaf.stacks(grads, grads, states, [i])
-            one = jax.tree.map(lambda x, i=i: x[i], networks)
-            want, want_new = update(one, True, decays, 0.1, alone)
-            np.testing.assert_allclose(together[i], want[0], rtol=1e-4, atol=1e-5)
-            np.testing.assert_allclose(new.along_a[i], want_new.along_a[0], rtol=1e-5)
-
-
 def test_tensors_see_each_other_and_masked_and_empty_ones_are_not_seen():
     params, theta = draw({"a": (3, 2), "b": (4,), "c": ()}), theta_of(SMALL)
     # Tensors speak by the maximum over them: let scalars (rank 0) speak up.
@@ -274,6 +250,34 @@ def test_theta_and_horizon_may_be_vmapped_over():
             )
 
 
+def test_a_traced_horizon_that_is_none_counts_as_one():
+    theta = theta_of(SMALL)
+    params = draw({"w": (3, 2), "b": (2,)})
+
+    @jax.jit
+    def step(num_steps):
+        tx = SMALL.transform(theta, num_steps=num_steps)
+        return tx.update(params, tx.init(params), params, value=1.0)[0]
+
+    want = step(jnp.asarray(1.0))
+    for horizon in (0.0, -5.0, jnp.nan):
+        got = step(jnp.asarray(horizon))
+        for name in params:
+            assert np.all(np.isfinite(got[name]))
+            np.testing.assert_array_equal(got[name], want[name])
+
+
+@pytest.mark.parametrize("num_steps", [10.0, 1e8, 1e12])
+def test_features_of_the_loss_are_numbers_however_long_the_run(num_steps):
+    decays = _velo_features.loss_decays(num_steps)
+    state = _velo_features.init_loss()
+    for count in range(4):
+        state, features = _velo_features.update_loss(
+            state, jnp.asarray(2.0 - 0.1 * count), jnp.asarray(count), decays
+        )
+        assert np.all(np.isfinite(features))
+
+
 def test_entries_that_are_no_numbers_count_as_zero_and_such_losses_as_large():
     tx = SMALL.transform(theta_of(SMALL), num_steps=20)
     params = draw({"w": (3, 2), "b": (2,)})
@@ -320,6 +324,8 @@ def test_what_is_missing_or_does_not_fit_is_named():
         SMALL.transform(theta)
     with pytest.raises(ValueError, match="num_steps of VeLO must be at least 1, got 0"):
         SMALL.transform(theta, num_steps=0)
+    with pytest.raises(ValueError, match=r"num_steps of VeLO .* got '10'"):
+        SMALL.transform(theta, num_steps="10")
     with pytest.raises(ValueError, match=r"'ff_mod_stack/b0' must have shape \(9, 4\)"):
         dataclasses.replace(SMALL, param_inits=9).transform(theta, num_steps=5)
     tx = SMALL.transform(theta, num_steps=5)

@@ -1,0 +1,124 @@
+import dataclasses
+from typing import Any
+
+import fast_compile
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import mulo
+from mulo import _stacks, mup
+
+RULES = {
+    "small_fc in scalars": mulo.SmallFC(hidden_size=3, hidden_layers=1),
+    "small_fc in matrices": mulo.SmallFC(hidden_size=32, hidden_layers=1),
+    "celo2": mulo.Celo2(hidden_size=4, orthogonalize=False),
+    "velo": mulo.VeLO(lstm_hidden_size=4, param_inits=3, step_mult=0.1),
+}
+
+
+def tree(seed):
+    """Five matrices, vectors and scalars of a shape each, one of another, an empty."""
+    rng = np.random.default_rng(seed)
+
+    def array(*shape):
+        return jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+    alike = [{"w": array(3, 4), "b": array(5), "c": array()} for _ in range(5)]
+    return {"alike": alike, "other": array(2, 6), "empty": array(0, 3)}
+
+
+def two_steps(rule, theta, params):
+    steps = {"num_steps": 100} if "num_steps" in rule_arguments(rule) else {}
+    tx = rule.transform(theta, **steps)
+
+    def run(params):
+        state = tx.init(params)
+        for seed in (1, 2):
+            updates, state = tx.update(tree(seed), state, params, value=1.0 / seed)
+            params = optax.apply_updates(params, updates)
+        return params, state
+
+    return fast_compile.jit(run)(params)
+
+
+def rule_arguments(rule):
+    return type(rule).transform.__annotations__
+
+
+def drawn_theta(rule):
+    """Like a trained theta: nothing is zero."""
+    leaves, treedef = jax.tree.flatten(jax.eval_shape(rule.init, jax.random.key(0)))
+    rng = np.random.default_rng(0)
+    return treedef.unflatten(
+        [jnp.asarray(rng.normal(size=x.shape) * 0.3, jnp.float32) for x in leaves]
+    )
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_tensors_of_one_shape_are_stepped_as_each_on_its_own(name, monkeypatch):
+    rule, params = RULES[name], tree(0)
+    theta = drawn_theta(rule)
+    together = two_steps(rule, theta, params)
+    monkeypatch.setattr(_stacks, "_MIN_COUNT", 99)
+    alone = two_steps(rule, theta, params)
+    moved = jax.tree.map(lambda x, y: jnp.abs(x - y), alone[0], params)
+    assert all(jnp.max(x) > 0 for x in jax.tree.leaves(moved) if x.size)
+    for got, want in zip(*map(jax.tree.leaves, (together, alone)), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+def stack_of(count, shape=(2,)):
+    arrays = list(np.arange(count * 2.0).reshape(count, *shape))
+    states = [{"s": x + 100} for x in arrays]
+    (stack,) = _stacks.stacks(arrays, arrays, states, range(count))
+    return stack
+
+
+@pytest.mark.parametrize("at_once", [None, 1, 4, 6, 100])
+@pytest.mark.parametrize("count", [4, 7])
+def test_a_stack_stepped_in_turns_keeps_its_order_and_length(count, at_once):
+    def one(grad, param, state, own):
+        return grad + param + state["s"], own
+
+    stack = stack_of(count)
+    got, own = _stacks.update(one, stack, np.arange(count), at_once=at_once)
+    np.testing.assert_array_equal(got, 3 * stack.grads + 100)
+    np.testing.assert_array_equal(own, np.arange(count))
+
+
+def test_few_or_large_tensors_are_left_alone():
+    large = _stacks._MAX_SIZE + 1
+
+    def positions(sizes):
+        arrays = [np.zeros(n, np.float32) for n in sizes]
+        stacked = _stacks.stacks(arrays, arrays, arrays, range(len(arrays)))
+        return [stack.positions for stack in stacked]
+
+    assert positions([2, 3, 2, 2, 2]) == [(0, 2, 3, 4), (1,)]
+    assert positions([2, 2, 2]) == [(0,), (1,), (2,)]
+    assert positions([large] * 4) == [(0,), (1,), (2,), (3,)]
+
+
+def test_matrices_seen_in_different_ways_are_kept_apart():
+    # Of eight weights of one shape, four are 6 to 2 and four 2 to 6.
+    rule = mulo.Celo2(hidden_size=2, orthogonalize=True)
+    hidden = mup.Scaling(role="hidden", fan_in=6, fan_out=2)
+    scalings = [
+        hidden if i % 2 else dataclasses.replace(hidden, fan_in=2, fan_out=6)
+        for i in range(8)
+    ]
+    rng = np.random.default_rng(0)
+    params = [jnp.asarray(rng.normal(size=(2, 3, 2)), jnp.float32) for _ in range(8)]
+
+    def step(params, scalings):
+        tx: Any = rule.transform(drawn_theta(rule), mup=scalings)
+        run = fast_compile.jit(lambda p: tx.update(p, tx.init(p), p)[0])
+        return run(params)
+
+    together = step(params, scalings)
+    for i in (0, 1):
+        (alone,) = step(params[i : i + 1], scalings[i : i + 1])
+        np.testing.assert_allclose(together[i], alone, rtol=1e-4, atol=1e-6)
