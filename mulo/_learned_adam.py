@@ -124,6 +124,7 @@ class LearnedAdam:
 
         def update_fn(updates, state, params=None, **extra_args):
             del params, extra_args
+            inputs.check_floating("LearnedAdam", updates)
             count = optax.safe_increment(state.count)
             per_class = {
                 name: _Hyper.of(theta[name], jnp.asarray(count, jnp.float32))

@@ -118,6 +118,19 @@ def nonzero(weight_decay: Any) -> bool:
     return not isinstance(weight_decay, int | float) or weight_decay != 0
 
 
+def check_switches(**switches: Any) -> None:
+    """Raise ValueError unless these are True or False."""
+    for name, value in switches.items():
+        numbers.check_bool(name, value)
+
+
+def check_eps(**values: Any) -> None:
+    """Raise ValueError unless numbers that are not traced are finite and >= 0."""
+    for name, value in values.items():
+        if not numbers.is_traced(value):
+            numbers.check_not_negative(name, value)
+
+
 def check_numbers(precondition_frequency: Any, **decays: Any) -> None:
     """Raise ValueError unless numbers that are not traced are in range."""
     for name, decay in decays.items():

@@ -158,7 +158,7 @@ def mu_adamw(
     Raises:
       ValueError: If the rule is unknown, and as :func:`mu_adam`.
     """
-    check_weight_decay_rule(weight_decay_rule)
+    check_weight_decay(weight_decay_rule, weight_decay)
     numbers.check_scale(learning_rate, base_width)
     steps = [
         scale_by_mup(mup, base_width=base_width),
@@ -174,8 +174,14 @@ def mu_adamw(
     return optax.with_extra_args_support(chain)
 
 
-def check_weight_decay_rule(rule: str) -> None:
-    """Raise ValueError unless ``rule`` is a known weight-decay rule."""
+def check_weight_decay(rule: str, weight_decay: Any) -> None:
+    """Raise ValueError for an unknown rule or a decay that is negative or not finite.
+
+    None, schedules and traced values pass.
+    """
+    free = weight_decay is None or callable(weight_decay)
+    if not free and not numbers.is_traced(weight_decay):
+        numbers.check_not_negative("weight_decay", weight_decay)
     known = get_args(WeightDecayRule)
     if rule not in known:
         raise ValueError(

@@ -9,7 +9,7 @@ import optax
 
 from mulo import _numbers as numbers
 from mulo import mup as mup_lib
-from mulo._mu_adam import WeightDecayRule, check_weight_decay_rule
+from mulo._mu_adam import WeightDecayRule, check_weight_decay
 from mulo._optax_rules import chain, finish
 
 
@@ -61,7 +61,8 @@ def muon(
     Returns:
       As :func:`mulo.sgd`.
     """
-    check_weight_decay_rule(weight_decay_rule)
+    check_weight_decay(weight_decay_rule, weight_decay)
+    check_weight_decay(weight_decay_rule, adam_weight_decay)
     numbers.check_scale(learning_rate, base_width)
     if adam_learning_rate is not None:
         numbers.check_learning_rate(adam_learning_rate, "adam_learning_rate")

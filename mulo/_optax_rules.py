@@ -17,7 +17,7 @@ import optax
 
 from mulo import _mu_adam
 from mulo import _numbers as numbers
-from mulo._mu_adam import WeightDecayRule, check_weight_decay_rule, scale_by_mup
+from mulo._mu_adam import WeightDecayRule, check_weight_decay, scale_by_mup
 from mulo._mu_sgd import mu_sgd
 
 
@@ -207,7 +207,7 @@ def adafactor(
     Returns:
       As :func:`nadamw`.
     """
-    check_weight_decay_rule(weight_decay_rule)
+    check_weight_decay(weight_decay_rule, weight_decay)
     numbers.check_scale(learning_rate, base_width)
     if mup is None:
         return optax.with_extra_args_support(
@@ -281,7 +281,7 @@ def schedule_free_adamw(
     Returns:
       As :func:`nadamw`.
     """
-    check_weight_decay_rule(weight_decay_rule)
+    check_weight_decay(weight_decay_rule, weight_decay)
     numbers.check_scale(learning_rate, base_width)
     if mup is None:
         return optax.with_extra_args_support(
@@ -326,7 +326,7 @@ def finish(
     mask: Any = None,
 ) -> Sequence[optax.GradientTransformation]:
     """What follows a direction: multipliers and weight decay, the learning rate."""
-    check_weight_decay_rule(rule)
+    check_weight_decay(rule, weight_decay)
     numbers.check_scale(learning_rate, base_width)
     steps: list[optax.GradientTransformation] = [
         scale_by_mup(mup, optimizer=optimizer, base_width=base_width)

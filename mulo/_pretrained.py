@@ -11,7 +11,7 @@ import optax
 from mulo import _numbers as numbers
 from mulo import _wrappers as wrappers
 from mulo import mup as mup_lib
-from mulo._mu_adam import WeightDecayRule, check_weight_decay_rule
+from mulo._mu_adam import WeightDecayRule, check_weight_decay
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -60,9 +60,10 @@ class Pretrained:
         Raises:
           ValueError: If the rule of weight decay is unknown, the learning rate is
             negative or not finite, or as the rule's own ``transform``. At update, if
-            the state is one of another rule or of other parameters.
+            gradients or state do not fit. A state of other parameters is not told
+            apart where its arrays broadcast against these.
         """
-        check_weight_decay_rule(weight_decay_rule)
+        check_weight_decay(weight_decay_rule, weight_decay)
         if learning_rate is not None:
             numbers.check_learning_rate(learning_rate)
         takes = inspect.signature(self.rule.transform).parameters

@@ -136,7 +136,9 @@ def check_num_steps(rule: str, num_steps: Any) -> jax.Array:
         horizon = jnp.asarray(num_steps, jnp.float32)
         return jnp.where(horizon >= 1.0, horizon, 1.0)  # NaN too.
     if not numbers.is_number(num_steps) or not 1 <= num_steps < math.inf:
-        raise ValueError(f"num_steps of {rule} must be at least 1, got {num_steps!r}.")
+        raise ValueError(
+            f"num_steps of {rule} must be a finite number >= 1, got {num_steps!r}."
+        )
     return jnp.asarray(num_steps, jnp.float32)
 
 
@@ -156,6 +158,11 @@ def loss_of(rule: str, value: Any, loss: Any) -> jax.Array:
         raise ValueError(
             f"The loss given to {rule} must be a scalar, got shape {np.shape(given)}. "
             "Average it over the batch."
+        )
+    kind = given.dtype if hasattr(given, "dtype") else type(given)
+    if not jnp.issubdtype(kind, jnp.number) or jnp.issubdtype(kind, np.complexfloating):
+        raise ValueError(
+            f"The loss given to {rule} must be a real number, got {given!r}."
         )
     return jnp.asarray(given, jnp.float32)
 

@@ -34,12 +34,23 @@ def row_mean_squares(
     """
     means: dict[int, jax.Array] = {}
     for positions in together:
-        squares = tuple(jnp.square(arrays[i]) for i in positions)
-        zeros = tuple(jnp.zeros((), x.dtype) for x in squares)
-        sums = jax.lax.reduce(squares, zeros, _add_all, (squares[0].ndim - 1,))
+        sums = _row_sums(*(jnp.square(arrays[i]) for i in positions))
         for i, x in zip(positions, sums, strict=True):
             means[i] = x / arrays[i].shape[-1]
     return [means[i] for i in range(len(arrays))]
+
+
+@jax.custom_jvp
+def _row_sums(*arrays):
+    """Sums over the last axis of arrays of one shape, in one pass."""
+    zeros = tuple(jnp.zeros((), x.dtype) for x in arrays)
+    return tuple(jax.lax.reduce(arrays, zeros, _add_all, (arrays[0].ndim - 1,)))
+
+
+@_row_sums.defjvp
+def _row_sums_jvp(arrays, tangents):
+    # JAX has no derivative of a reduction of some constants and some variables.
+    return _row_sums(*arrays), tuple(jnp.sum(x, axis=-1) for x in tangents)
 
 
 def made_anew(arrays: Any) -> Any:

@@ -30,7 +30,7 @@ from mulo import _numbers as numbers
 from mulo import _rule_inputs as rule_inputs
 from mulo import _shampoo_state as shampoo_state
 from mulo import mup as mup_lib
-from mulo._mu_adam import WeightDecayRule, check_weight_decay_rule
+from mulo._mu_adam import WeightDecayRule, check_weight_decay
 
 Grafting = Literal["none", "sgd", "adagrad", "rmsprop", "sign"]
 
@@ -106,6 +106,14 @@ def scale_by_shampoo(
         block_size=block_size,
         merge_dims=merge_dims,
         precondition_1d=precondition_1d,
+    )
+    steps.check_eps(matrix_eps=matrix_eps, diagonal_eps=diagonal_eps)
+    steps.check_switches(
+        nesterov=nesterov,
+        average_momentum=average_momentum,
+        merge_dims=merge_dims,
+        precondition_1d=precondition_1d,
+        correct_bias=correct_bias,
     )
     _check_choice("grafting", grafting, get_args(Grafting))
     _check_choice("root", root, get_args(roots.RootMethod))
@@ -242,7 +250,7 @@ def shampoo(
     References:
       Anil et al., `arXiv 2002.09018 <https://arxiv.org/abs/2002.09018>`_, 2020.
     """
-    check_weight_decay_rule(weight_decay_rule)
+    check_weight_decay(weight_decay_rule, weight_decay)
     numbers.check_scale(learning_rate, base_width)
     scale = scale_by_shampoo(
         b1=b1,

@@ -178,6 +178,7 @@ class SmallFC:
         def update_fn(updates, state, params=None, **extra_args):
             del extra_args
             inputs.require_params("SmallFC", params)
+            inputs.check_floating("SmallFC", updates)
             network = leaf_lib.fold_time(theta["nn"], state.count)
             grads, treedef = jax.tree.flatten(updates, is_leaf=inputs.is_masked)
             values = treedef.flatten_up_to(params)

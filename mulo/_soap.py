@@ -27,7 +27,7 @@ from mulo import _numbers as numbers
 from mulo import _rule_inputs as rule_inputs
 from mulo import _soap_state as soap_state
 from mulo import mup as mup_lib
-from mulo._mu_adam import WeightDecayRule, check_weight_decay_rule
+from mulo._mu_adam import WeightDecayRule, check_weight_decay
 
 
 class ScaleBySOAPState(NamedTuple):
@@ -97,6 +97,14 @@ def scale_by_soap(
         merge_dims=merge_dims,
         precondition_1d=precondition_1d,
         one_sided=one_sided,
+    )
+    steps.check_eps(eps=eps)
+    steps.check_switches(
+        merge_dims=merge_dims,
+        precondition_1d=precondition_1d,
+        one_sided=one_sided,
+        normalize_grads=normalize_grads,
+        correct_bias=correct_bias,
     )
     shampoo_beta = b2 if shampoo_beta is None else shampoo_beta
     steps.check_numbers(precondition_frequency, b1=b1, b2=b2, shampoo_beta=shampoo_beta)
@@ -207,7 +215,7 @@ def soap(
     References:
       Vyas et al., `SOAP <https://arxiv.org/abs/2409.11321>`_, 2024.
     """
-    check_weight_decay_rule(weight_decay_rule)
+    check_weight_decay(weight_decay_rule, weight_decay)
     numbers.check_scale(learning_rate, base_width)
     scale = scale_by_soap(
         b1=b1,

@@ -47,8 +47,9 @@ def stacks(
     """
     alike: dict[Hashable, list[int]] = {}
     for i in positions:
-        dtypes = (jnp.result_type(grads[i]), jnp.result_type(params[i]))
-        key = (jnp.shape(grads[i]), dtypes, kinds and kinds[i])
+        # Shapes, dtypes and shardings.
+        types = (jax.typeof(grads[i]), jax.typeof(params[i]))
+        key = (types, kinds and kinds[i])
         alike.setdefault(key, []).append(i)
     leaves = (grads, params, states)
     stacked = []

@@ -26,6 +26,7 @@ def only_finite(rule: str) -> optax.GradientTransformationExtraArgs:
 
     def update_fn(updates, state, params=None, **extra_args):
         del params, extra_args
+        inputs.check_floating(rule, updates)
         updates = jax.tree.map(
             lambda g: jnp.nan_to_num(g, nan=0.0, posinf=0.0, neginf=0.0), updates
         )
@@ -87,10 +88,17 @@ def with_known_state(
         try:
             return inner.update(updates, state, params, **extra_args)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
+            like = updates if params is None else params
+            mismatch = _mismatch(updates, like)
+            if mismatch is not None:
+                raise ValueError(
+                    f"The gradients given to {rule} do not fit the parameters: the "
+                    f"tree {mismatch}."
+                ) from error
             try:
-                expected = jax.eval_shape(inner.init, updates)
+                expected = jax.eval_shape(inner.init, like)
             except (TypeError, ValueError):
-                raise error from None  # The updates are at fault.
+                raise error from None  # The parameters are at fault.
             mismatch = _mismatch(state, expected)
             if mismatch is None:
                 raise
@@ -103,9 +111,9 @@ def with_known_state(
     return optax.GradientTransformationExtraArgs(inner.init, update_fn)
 
 
-def _mismatch(state, expected):
-    """How two states differ in their arrays' names and shapes; None if in nothing."""
-    have, want = inputs.shapes(state), inputs.shapes(expected)
+def _mismatch(given, expected):
+    """How two trees differ in their arrays' names and shapes; None if in nothing."""
+    have, want = inputs.shapes(given), inputs.shapes(expected)
     for name in sorted(want.keys() | have.keys()):
         if name not in have:
             return f"lacks {name!r}"

@@ -100,6 +100,10 @@ def fetched(name: str, directory: str | os.PathLike[str] | None = None) -> Path:
             f"{record_path} is damaged ({type(error).__name__}: {error}). Delete "
             f"{where} and fetch it again."
         ) from error
+    if record.get("name", name) != name:
+        raise ValueError(
+            f"{where} holds {record['name']!r}, not {name!r}; give another directory."
+        )
     for file_name, want in files.items():
         path = where / file_name
         got = _described(path.read_bytes()) if path.is_file() else None
@@ -134,14 +138,23 @@ def fetch(
         is not what was fetched.
       OSError: If the address cannot be read.
     """
+    _known(name)
     where = folder(name) if directory is None else Path(directory)
     if (where / RECORD_NAME).is_file():
-        return fetched(name, where)
-    address = url or SOURCES[_known(name)].url
+        theta = fetched(name, where)
+        record = json.loads((where / RECORD_NAME).read_text())
+        source = record["files"][theta.name]["url"]
+        if url not in (None, source):
+            raise ValueError(
+                f"{where} holds what came from {source}, not from {url}; delete it or "
+                "give another directory."
+            )
+        return theta
+    address = url or SOURCES[name].url
     file_name = Path(urllib.parse.urlparse(address).path).name
     contents = {file_name: (address, _download(address, name))}
     for other in SOURCES[name].beside:
-        beside = address.removesuffix(file_name) + other
+        beside = urllib.parse.urljoin(address, other)
         try:
             contents[other] = (beside, _download(beside, name))
         except FileNotFoundError:
@@ -157,6 +170,7 @@ def fetch(
     for each, (_, content) in contents.items():
         atomic_files.write(where / each, content)
     record = {
+        "name": name,
         "theta": file_name,
         "fetched": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "files": {
@@ -212,6 +226,10 @@ def _download(url: str, name: str) -> bytes:
             return response.read()
     except http.client.IncompleteRead as error:
         raise ConnectionError(f"{url} broke off ({error}); fetch it again.") from error
+    except http.client.HTTPException as error:
+        raise ConnectionError(
+            f"Could not read {url} ({type(error).__name__}: {error})."
+        ) from error
     except OSError as error:  # URLError and time-outs are ones.
         reason = getattr(error, "reason", None) or error
         missing = isinstance(reason, FileNotFoundError) or (

@@ -179,3 +179,27 @@ def test_a_download_that_breaks_off_is_refused(cache, there):
         server.shutdown()
         thread.join()
     assert not cache.exists()
+
+
+def test_a_folder_with_another_theta_or_source_is_refused(cache, there, capsys):
+    address = (there / "params").as_uri()
+    assert fetch.main(["velo", f"--url={address}"]) == 0
+    folder = str(cache / "velo")
+    assert fetch.main(["celo", f"--directory={folder}"]) == 1
+    assert "holds 'velo', not 'celo'" in capsys.readouterr().err
+    assert fetch.main(["velo", "--url=file:///elsewhere/params"]) == 1
+    assert f"holds what came from {address}, not from" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("url", ["https://localhost:9/a b", "https://localhost:abc/x"])
+def test_an_address_that_cannot_be_asked_for_is_one_line(cache, url, capsys):
+    assert fetch.main(["velo", f"--url={url}"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("mulo.fetch: ")
+    assert said.count("\n") == 1
+    assert url in said
+
+
+def test_an_unknown_name_is_refused_before_anything_is_read(tmp_path):
+    with pytest.raises(ValueError, match="No public theta called 'typo'"):
+        fetch.fetch("typo", tmp_path, url="file:///nonexistent")

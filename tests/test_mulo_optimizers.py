@@ -167,6 +167,27 @@ def test_every_rule_refuses_a_learning_rate_that_is_none(name, value):
         make(name, learning_rate=value)
 
 
+@pytest.mark.parametrize("value", [-0.1, np.nan, np.inf, "0.1", True, [0.1]])
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in ("sgd", "adam")])
+def test_every_rule_with_weight_decay_refuses_one_that_is_none(name, value):
+    with pytest.raises(ValueError, match=r"weight_decay must .*finite and >= 0"):
+        make(name, weight_decay=value)
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        ("soap", {"eps": -1.0}),
+        ("soap", {"one_sided": "no"}),
+        ("shampoo", {"matrix_eps": np.nan}),
+        ("shampoo", {"nesterov": 1}),
+    ],
+)
+def test_settings_of_soap_and_shampoo_are_checked(name, setting):
+    with pytest.raises(ValueError, match=f"{next(iter(setting))} must"):
+        make(name, **setting)
+
+
 @pytest.mark.parametrize("name", [n for n in NAMES if n not in LEARNED])
 def test_rates_of_zero_schedules_and_traced_ones_are_taken(name):
     def first_update(rate, width=2.0):

@@ -123,6 +123,10 @@ def test_the_state_of_another_rule_or_of_other_parameters_is_named(pretrained):
         tx.update(params, tx.init({"w": params["w"]}), params)
     with pytest.raises(ValueError, match=r"it has '0/leaves/w/.* instead of \("):
         tx.update(params, tx.init(params | {"w": jnp.ones((5, 2))}), params)
+    with pytest.raises(ValueError, match=r"gradients .* SmallFC do not fit .*'w' in"):
+        tx.update(params | {"w": jnp.ones((2, 3))}, tx.init(params), params)
+    with pytest.raises(ValueError, match="leaf 'w' is int32"):
+        tx.update(params | {"w": jnp.ones((3, 2), int)}, tx.init(params), params)
     # What has another cause says so as before.
     with pytest.raises(ValueError, match="SmallFC reads the parameters"):
         tx.update(params, tx.init(params))

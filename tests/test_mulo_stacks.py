@@ -33,15 +33,11 @@ def tree(seed):
 def two_steps(rule, theta, params):
     steps = {"num_steps": 100} if "num_steps" in rule_arguments(rule) else {}
     tx = rule.transform(theta, **steps)
-
-    def run(params):
-        state = tx.init(params)
-        for seed in (1, 2):
-            updates, state = tx.update(tree(seed), state, params, value=1.0 / seed)
-            params = optax.apply_updates(params, updates)
-        return params, state
-
-    return fast_compile.jit(run)(params)
+    state = tx.init(params)
+    for seed in (1, 2):
+        updates, state = tx.update(tree(seed), state, params, value=1.0 / seed)
+        params = optax.apply_updates(params, updates)
+    return params, state
 
 
 def rule_arguments(rule):
@@ -61,9 +57,9 @@ def drawn_theta(rule):
 def test_tensors_of_one_shape_are_stepped_as_each_on_its_own(name, monkeypatch):
     rule, params = RULES[name], tree(0)
     theta = drawn_theta(rule)
-    together = two_steps(rule, theta, params)
+    together = fast_compile.jit(lambda p: two_steps(rule, theta, p))(params)
     monkeypatch.setattr(_stacks, "_MIN_COUNT", 99)
-    alone = two_steps(rule, theta, params)
+    alone = fast_compile.jit(lambda p: two_steps(rule, theta, p))(params)
     moved = jax.tree.map(lambda x, y: jnp.abs(x - y), alone[0], params)
     assert all(jnp.max(x) > 0 for x in jax.tree.leaves(moved) if x.size)
     for got, want in zip(*map(jax.tree.leaves, (together, alone)), strict=True):
@@ -122,3 +118,36 @@ def test_matrices_seen_in_different_ways_are_kept_apart():
     for i in (0, 1):
         (alone,) = step(params[i : i + 1], scalings[i : i + 1])
         np.testing.assert_allclose(together[i], alone, rtol=1e-4, atol=1e-6)
+
+
+def test_shardings_are_kept_apart():
+    mesh = jax.sharding.AbstractMesh(
+        (2,), ("d",), axis_types=(jax.sharding.AxisType.Explicit,)
+    )
+    rule = RULES["small_fc in scalars"]
+
+    def leaf(*spec):
+        sharding = jax.NamedSharding(mesh, jax.P(*spec))
+        return jax.ShapeDtypeStruct((4, 4), jnp.float32, sharding=sharding)
+
+    params = [leaf("d", None) if i % 2 else leaf(None, "d") for i in range(8)]
+    tx = rule.transform(drawn_theta(rule))
+    with jax.sharding.use_abstract_mesh(mesh):
+        steps = jax.eval_shape(lambda p: tx.update(p, tx.init(p), p)[0], params)
+    assert [x.shape for x in steps] == [(4, 4)] * 8
+
+
+def test_steps_have_a_derivative_with_respect_to_theta():
+    rule = RULES["small_fc in scalars"]
+    theta, params = drawn_theta(rule), tree(0)
+    direction = jax.tree.map(jnp.sign, theta)
+
+    def moved(amount):
+        along = jax.tree.map(lambda x, y: x + amount * y, theta, direction)
+        after, _ = two_steps(rule, along, params)
+        return sum(jnp.sum(jnp.sin(x)) for x in jax.tree.leaves(after))
+
+    slope = fast_compile.jit(jax.grad(moved))(0.0)
+    value = fast_compile.jit(moved)
+    assert abs(slope) > 1e-3
+    np.testing.assert_allclose(slope, (value(1e-2) - value(-1e-2)) / 2e-2, rtol=5e-2)

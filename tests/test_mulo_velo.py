@@ -322,7 +322,7 @@ def test_what_is_missing_or_does_not_fit_is_named():
     theta = theta_of(SMALL)
     with pytest.raises(ValueError, match=r"VeLO must know .* give num_steps"):
         SMALL.transform(theta)
-    with pytest.raises(ValueError, match="num_steps of VeLO must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="must be a finite number >= 1, got 0"):
         SMALL.transform(theta, num_steps=0)
     with pytest.raises(ValueError, match=r"num_steps of VeLO .* got '10'"):
         SMALL.transform(theta, num_steps="10")
