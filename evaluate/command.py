@@ -1,6 +1,6 @@
 """What every command of this folder does alike: bad input, Ctrl-C, exit statuses.
 
-Exit status 2: bad input, said in one line on standard error; 130: stopped by Ctrl-C.
+Exit status 2: bad input, said on standard error; 130: stopped by Ctrl-C.
 """
 
 import sys
