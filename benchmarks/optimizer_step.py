@@ -241,11 +241,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     flags = parser.parse_args(argv)
     if flags.repeats < 1:
         parser.error("--repeats must be at least 1.")
-    for name in flags.names:
-        try:
-            mulo.optimizers.info(name)
-        except ValueError as error:
-            parser.error(f"--names: {error}")
+    try:
+        chosen("transformer", flags.names, False)
+    except ValueError as error:
+        parser.error(f"--names: {error}")
     if flags.peer and (reason := peer_rules.why_missing()):
         parser.error(reason)
     if flags.layers:

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.lax import Precision
 
+from mulo import _numbers as numbers
 from mulo import _rule_inputs as rule_inputs
 
 
@@ -54,6 +55,8 @@ class Options:
                     f"{label} must be an integer >= 1, as it decides shapes; got "
                     f"{value!r}. With optax.inject_hyperparams name it in static_args."
                 )
+        for name in ("merge_dims", "precondition_1d", "one_sided"):
+            numbers.check_bool(name, getattr(self, name))
         if self.block_size is not None and self.block_size > self.max_dim:
             raise ValueError(
                 f"block_size must be at most max_precondition_dim, or no block gets a "

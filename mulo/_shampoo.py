@@ -111,8 +111,6 @@ def scale_by_shampoo(
     steps.check_switches(
         nesterov=nesterov,
         average_momentum=average_momentum,
-        merge_dims=merge_dims,
-        precondition_1d=precondition_1d,
         correct_bias=correct_bias,
     )
     _check_choice("grafting", grafting, get_args(Grafting))

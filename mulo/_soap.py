@@ -99,13 +99,7 @@ def scale_by_soap(
         one_sided=one_sided,
     )
     steps.check_eps(eps=eps)
-    steps.check_switches(
-        merge_dims=merge_dims,
-        precondition_1d=precondition_1d,
-        one_sided=one_sided,
-        normalize_grads=normalize_grads,
-        correct_bias=correct_bias,
-    )
+    steps.check_switches(normalize_grads=normalize_grads, correct_bias=correct_bias)
     shampoo_beta = b2 if shampoo_beta is None else shampoo_beta
     steps.check_numbers(precondition_frequency, b1=b1, b2=b2, shampoo_beta=shampoo_beta)
     hyper = soap_state.Hyper(

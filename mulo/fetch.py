@@ -86,6 +86,11 @@ def fetched(name: str, directory: str | os.PathLike[str] | None = None) -> Path:
       ValueError: If it was not fetched, or a file is not what the record says.
     """
     where = folder(name) if directory is None else Path(directory)
+    return where / _record(name, where)["theta"]
+
+
+def _record(name: str, where: Path) -> dict[str, Any]:
+    """What is known of the files in a folder, which were compared with it."""
     record_path = where / RECORD_NAME
     if not record_path.is_file():
         raise ValueError(
@@ -94,7 +99,7 @@ def fetched(name: str, directory: str | os.PathLike[str] | None = None) -> Path:
         )
     try:
         record = json.loads(record_path.read_text())
-        files, theta = dict(record["files"]), where / record["theta"]
+        files, _ = dict(record["files"]), where / record["theta"]
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(
             f"{record_path} is damaged ({type(error).__name__}: {error}). Delete "
@@ -113,7 +118,7 @@ def fetched(name: str, directory: str | os.PathLike[str] | None = None) -> Path:
                 f"{record_path} says {want['size']} bytes, sha256 {want['sha256']}, "
                 f"got {got}. Delete {where} and fetch it again."
             )
-    return theta
+    return record
 
 
 def fetch(
@@ -141,15 +146,14 @@ def fetch(
     _known(name)
     where = folder(name) if directory is None else Path(directory)
     if (where / RECORD_NAME).is_file():
-        theta = fetched(name, where)
-        record = json.loads((where / RECORD_NAME).read_text())
-        source = record["files"][theta.name]["url"]
+        record = _record(name, where)
+        source = record["files"].get(record["theta"], {}).get("url")
         if url not in (None, source):
             raise ValueError(
                 f"{where} holds what came from {source}, not from {url}; delete it or "
                 "give another directory."
             )
-        return theta
+        return where / record["theta"]
     address = url or SOURCES[name].url
     file_name = Path(urllib.parse.urlparse(address).path).name
     contents = {file_name: (address, _download(address, name))}

@@ -17,6 +17,7 @@ from tasks import base
 
 _SPLITS = {"train": "train", "valid": "outer_valid", "test": "test"}
 _TRAIN_SPLITS = ("train", "inner_valid")
+# Not left to be done: what asks for a network has to stop here, with the reason.
 _NO_NETWORK = (
     "A task of learned_optimization has a loss and no network to look into: it can be "
     "meta-trained on, but neither swept over widths nor checked by coordinates."

@@ -113,8 +113,15 @@ def test_a_foreign_task_has_the_parameters_and_the_loss_of_the_original():
     fixed = lo_task.loss(params, jax.random.PRNGKey(0), lo_task.batches[1])
     np.testing.assert_allclose(task.metrics(params, batch)["loss"], fixed, rtol=1e-6)
     assert task.scalings() is None
-    with pytest.raises(NotImplementedError, match="no network"):
-        task.apply(params, batch["leaf_000"])
+    for ask in (
+        lambda: task.apply(params, batch["leaf_000"]),
+        lambda: task.activations(params, batch["leaf_000"]),
+        lambda: task.dataset.input_shape,
+        lambda: task.dataset.input_dtype,
+        lambda: task.dataset.num_classes,
+    ):
+        with pytest.raises(NotImplementedError, match="no network"):
+            ask()
 
 
 def test_a_foreign_task_with_a_state_is_refused_and_the_error_names_the_way_out():
