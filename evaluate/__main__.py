@@ -1,11 +1,13 @@
-"""Runs a sweep over widths: ``python -m evaluate --config=… --theta=… --workdir=…``.
+"""Runs a sweep: ``python -m evaluate --config=… --theta=… --workdir=…``.
 
-    python -m evaluate --config=configs/evaluate_width.py --workdir=runs/x \
-        --optimizers=mulo,mu_velo,mu_soap_blocked,adafactor \
+    python -m evaluate --config=configs/evaluate/width.py:cpu --workdir=runs/width
+    python -m evaluate --config=configs/evaluate/cross.py:cpu --workdir=runs/cross \
+        --optimizers=mulo,mu_velo,mu_soap_blocked,adamw \
         --theta=runs/digits/theta --theta=mu_velo=random
 
-The same command continues a sweep that was stopped. Exit status 0: complete; 2: bad
-input; 130: stopped by Ctrl-C.
+The same command continues a sweep that was stopped. ``--list`` names the programs of a
+sweep, ``--dry_run`` estimates time and memory; neither runs anything. Exit status 0:
+complete; 1: some cells failed; 2: bad input; 130: stopped by Ctrl-C.
 """
 
 import pathlib
@@ -23,11 +25,13 @@ _OPTIMIZERS = flags.DEFINE_list("optimizers", None, "Instead of config.optimizer
 _THETA = flags.DEFINE_multi_string(
     "theta",
     [],
-    "Folder, file or name of a theta, or random: for mulo and other learned optimizers "
-    "under μP that it fits. NAME=… is for the optimizer NAME; may be repeated.",
+    "Folder, file or name of a theta, or random: what mulo stands for. NAME=… is for "
+    "the optimizer NAME, or a further one of that name. May be repeated.",
 )
-_SP_THETA = flags.DEFINE_string("sp_theta", None, "Likewise, for those under SP.")
-_SHARD = flags.DEFINE_string("shard", "1/1", "i/n: run every n-th cell only.")
+_SP_THETA = flags.DEFINE_string("sp_theta", None, "For learned rules under SP.")
+_SHARD = flags.DEFINE_string("shard", "1/1", "i/n: run every n-th program only.")
+_LIST = flags.DEFINE_bool("list", False, "List the sweep's programs, run nothing.")
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Estimate time and memory only.")
 
 
 def main() -> int:
@@ -42,6 +46,8 @@ def main() -> int:
         sp_theta=_SP_THETA.value,
         shard=_SHARD.value,
         command=shlex.join(["python", "-m", "evaluate", *sys.argv[1:]]),
+        list_only=_LIST.value,
+        dry_run=_DRY_RUN.value,
     )
 
 

@@ -3,26 +3,34 @@
 A name stands for a rule of :mod:`mulo.optimizers`, the parametrization it is meant for
 and how its step size is found. The rule's own name is its form under the standard
 parametrization, ``mu_`` before it the one under μP; ``mulo`` is any learned optimizer
-under μP. `build` makes the optax transformation; the learning rate may be traced, so
-one compiled program serves a whole grid.
+under μP, ``null_adam`` and ``null_muon`` are those of :mod:`evaluate.null_models`.
+`build` makes the optax transformation; the learning rate may be traced, so one compiled
+program serves a whole grid.
 """
 
 import dataclasses
-import difflib
 import hashlib
+import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
 import optax
 
 import mulo
-from evaluate import rates
+from evaluate import hints, null_models, rates, schedules
 
 Hyper = Mapping[str, float]
 
+THETA_INIT = "theta_init"
 _MU = "mu_"
+_ANY_RULE = ("mulo", THETA_INIT)
+
+
+# How the step size is found: tuned as a learning rate; as meta-trained, with a factor
+# λ = 1 on it; or one learning rate for everything, as null models have.
+StepSize = Literal["rate", "lambda", "fixed"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,18 +38,28 @@ class OptimizerSpec:
     """What the name of an optimizer means.
 
     ``standard`` says that the sweep trains it on the standard-parametrization twin of
-    the task (``sp-…``). ``learned`` ones need a theta and take a learning rate that
-    multiplies the step of meta-training, 1 by default; the others are tuned on a grid.
+    the task (``sp-…``). ``learned`` ones need a theta.
     """
 
     name: str
     summary: str  # One line, for the report.
     standard: bool
     learned: bool
+    step_size: StepSize
     grid: tuple[float, ...]  # Learning rates that a sweep tunes over unless told.
     coord_learning_rate: float  # What the coordinate check uses unless told.
     hyper: Hyper  # Other hyper-parameters, those that are numbers, and their defaults.
+    schedule: str = "cosine"  # What it is meant to have.
+    needs_num_steps: bool = False  # Its steps depend on the length of the run.
+    # Whether several runs in one program are faster: not where an expensive part is
+    # skipped on most steps, since side by side nothing is skipped.
+    side_by_side: bool = True
     make: Callable[..., optax.GradientTransformation]
+
+    @property
+    def null(self) -> bool:
+        """Whether it is a null model."""
+        return self.step_size == "fixed"
 
 
 # Names for rules with a setting of their own, beside the rule's plain name.
@@ -49,6 +67,8 @@ _VARIANTS: tuple[tuple[str, str, Hyper], ...] = (
     # Under μP, SOAP is meant to be used in blocks of fixed size.
     ("soap_blocked", "soap", {"block_size": 16}),
 )
+_EVERY_FEW_STEPS = ("soap", "shampoo")
+_OWN_SCHEDULE = ("schedule_free_adamw",)
 
 
 def _specs() -> list[OptimizerSpec]:
@@ -58,16 +78,41 @@ def _specs() -> list[OptimizerSpec]:
             summary="learned optimizer (theta) under μP",
             standard=False,
             learned=True,
+            step_size="lambda",
             grid=(1.0,),
             coord_learning_rate=1.0,
             hyper={},
+            schedule="constant",
+            needs_num_steps=True,  # Some are told.
             make=_learned(None),
         )
     ]
+    specs.append(
+        dataclasses.replace(
+            specs[0],
+            name=THETA_INIT,
+            summary="null model: the theta of a learned rule before meta-training",
+            step_size="fixed",
+        )
+    )
     named = [(name, name, {}) for name in mulo.optimizers.names()]
     for name, rule, extra in (*named, *_VARIANTS):
         for standard in (True, False):
             specs.append(_spec(name, rule, extra, standard))
+    specs += [
+        OptimizerSpec(
+            name=name,
+            summary=f"null model: {(make.__doc__ or '').splitlines()[0].rstrip('.')}",
+            standard=False,
+            learned=False,
+            step_size="fixed",
+            grid=(null_models.LEARNING_RATES[name],),
+            coord_learning_rate=null_models.LEARNING_RATES[name],
+            hyper={},
+            make=_null(make),
+        )
+        for name, make in null_models.NULL_MODELS.items()
+    ]
     return specs
 
 
@@ -76,31 +121,38 @@ def _spec(name: str, rule: str, extra: Hyper, standard: bool) -> OptimizerSpec:
     where = "the standard parametrization" if standard else "μP"
     full_name = name if standard else _MU + name
     hyper: dict[str, float] = {}
-    found = rates.of(full_name, standard=standard, learned=info.learned)
+    # Celo2 and ELO leave the step size to the user.
+    own_step = info.learned and not any(
+        field.name == "learning_rate" for field in dataclasses.fields(info.make)
+    )
+    found = rates.of(full_name, standard=standard, learned=own_step)
     if not info.learned:
         numbers = {k: v for k, v in info.hyper.items() if type(v) in (int, float)}
         hyper = {**numbers, **extra}
         if standard:
             del hyper["base_width"]  # Means nothing there.
+    constant = own_step or rule in _OWN_SCHEDULE
     return OptimizerSpec(
         name=full_name,
         summary=f"{info.summary}; under {where}",
         standard=standard,
         learned=info.learned,
+        step_size="lambda" if own_step else "rate",
         grid=found.grid,
         coord_learning_rate=found.coord,
         hyper=hyper,
+        schedule="constant" if constant else "cosine",
+        needs_num_steps=info.needs_num_steps,
+        side_by_side=rule not in _EVERY_FEW_STEPS,
         make=_learned(rule) if info.learned else _hand_designed(rule, hyper, standard),
     )
 
 
 def _learned(rule: str | None):
     def make(learning_rate, *, scalings, pretrained, num_steps):
-        # Celo2 and ELO take the learning rate itself.
-        unit = getattr(pretrained.rule, "learning_rate", 1.0)
         options = {
             "mup": scalings,
-            "learning_rate": learning_rate * unit,
+            "learning_rate": learning_rate,
             "num_steps": num_steps,
         }
         if rule is None:
@@ -125,13 +177,15 @@ def _hand_designed(rule: str, defaults: Hyper, standard: bool):
     return make
 
 
+def _null(factory):
+    def make(learning_rate, *, scalings, pretrained, num_steps):
+        del pretrained, num_steps
+        return factory(learning_rate, mup=scalings)
+
+    return make
+
+
 SPECS: Mapping[str, OptimizerSpec] = {spec.name: spec for spec in _specs()}
-
-
-def hint(name: str, known: Mapping[str, Any]) -> str:
-    """Return ``"; did you mean 'x'?"``, or nothing when no known name is near."""
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def get(name: str) -> OptimizerSpec:
@@ -143,7 +197,7 @@ def get(name: str) -> OptimizerSpec:
     if name not in SPECS:
         raise ValueError(
             f"optimizer must be one of {', '.join(SPECS)}; got {name!r}"
-            f"{hint(name, SPECS)}"
+            f"{hints.nearest(name, SPECS)}"
         )
     return SPECS[name]
 
@@ -164,7 +218,7 @@ def resolve_hyper(name: str, given: Hyper) -> dict[str, float]:
         if key not in spec.hyper:
             raise ValueError(
                 f"{name}.{key} is not a hyper-parameter that is a number; {name} takes "
-                f"{', '.join(spec.hyper) or 'none'}{hint(key, spec.hyper)}"
+                f"{', '.join(spec.hyper) or 'none'}{hints.nearest(key, spec.hyper)}"
             )
         if isinstance(spec.hyper[key], int) and value != int(value):
             raise ValueError(f"{name}.{key} must be a whole number; got {value}.")
@@ -179,30 +233,40 @@ def build(
     pretrained: mulo.Pretrained | None = None,
     num_steps: int | None = None,
     hyper: Hyper | None = None,
+    schedule: str = "constant",
 ) -> optax.GradientTransformationExtraArgs:
     """Make the optax transformation called ``name``.
 
     Args:
       name: An optimizer's name.
-      learning_rate: shape=(); may be traced.
+      learning_rate: shape=(); may be traced. Of rules that are used as meta-trained, a
+        factor on their step.
       scalings: The task's μP tree, or None for a task in the standard parametrization,
         where μ-rules become their plain twins.
       pretrained: The theta of a learned optimizer.
-      num_steps: Training horizon, for rules that need it.
+      num_steps: Training horizon, for rules and schedules that need it.
       hyper: What differs from the optimizer's defaults.
+      schedule: One of :data:`evaluate.schedules.NAMES`; multiplies the learning rate.
 
     Raises:
-      ValueError: If the name or a hyper-parameter is unknown, or a learned optimizer
-        comes without a theta.
+      ValueError: If the name or a hyper-parameter is unknown, a learned optimizer
+        comes without a theta, or the schedule cannot be given to this rule.
     """
     spec = get(name)
+    check_schedule(name, schedule)
     if spec.learned and pretrained is None:
         raise ValueError(
             f"optimizer {name!r} needs a theta; give --theta, or --theta=random for "
             "one that was never meta-trained"
         )
+    rate: optax.ScalarOrSchedule = learning_rate
+    if schedule != "constant":
+        if num_steps is None:
+            raise ValueError(f"schedule {schedule!r} needs num_steps; got None.")
+        factor = schedules.factor(schedule, num_steps)
+        rate = lambda count: learning_rate * factor(count)  # noqa: E731
     transform = spec.make(
-        learning_rate,
+        rate,
         scalings=scalings,
         pretrained=pretrained,
         num_steps=num_steps,
@@ -211,15 +275,40 @@ def build(
     return optax.with_extra_args_support(transform)
 
 
+def check_schedule(name: str, schedule: str) -> None:
+    """Raise ValueError if there is no such schedule or the rule brings its own."""
+    schedules.check(schedule, schedules.NAMES)
+    rule = name.removeprefix(_MU)
+    if rule in _OWN_SCHEDULE and schedule != "constant":
+        raise ValueError(
+            f"{name} takes the place of a schedule: give it 'constant', got "
+            f"{schedule!r}."
+        )
+
+
 def takes(name: str, pretrained: mulo.Pretrained) -> bool:
     """Whether a theta is of the rule that a name stands for; ``mulo`` is any."""
-    if not get(name).learned or name == "mulo":
+    if not get(name).learned or name in _ANY_RULE:
         return get(name).learned
     info = mulo.optimizers.info(name.removeprefix(_MU))
     architecture: Any = info.make  # Of a learned rule: a class.
     return isinstance(pretrained.rule, architecture) and all(
         getattr(pretrained.rule, key) == value for key, value in info.fixed.items()
     )
+
+
+def under_mup(pretrained: mulo.Pretrained) -> str:
+    """Return the name of a theta's rule under μP; ``mulo`` if its step is learned."""
+    for name, spec in SPECS.items():
+        if spec.learned and not spec.standard and spec.step_size == "rate":
+            if takes(name, pretrained):
+                return name
+    return "mulo"
+
+
+def needs_num_steps(pretrained: mulo.Pretrained) -> bool:
+    """Whether the steps of a learned rule depend on the length of the run."""
+    return "num_steps" in inspect.signature(pretrained.rule.transform).parameters
 
 
 def check_theta(name: str, pretrained: mulo.Pretrained) -> None:
@@ -292,7 +381,7 @@ def random_pretrained(name: str = "mulo", seed: int = 0) -> mulo.Pretrained:
     """
     if not get(name).learned:
         raise ValueError(f"{name} is not learned: it has no theta.")
-    rule_name = "small_fc" if name == "mulo" else name.removeprefix(_MU)
+    rule_name = "small_fc" if name in _ANY_RULE else name.removeprefix(_MU)
     info = mulo.optimizers.info(rule_name)
     rule = info.make(**info.fixed, **_RANDOM[rule_name])
     return mulo.Pretrained(rule, rule.init(jax.random.key(seed)), {})

@@ -9,6 +9,8 @@ A grid leaves room on both sides of what is usual, half a decade between rates:
 * Adafactor's rate is a fraction of the weights' size: 1e-2 is common [4]_. Under μP a
   hidden matrix gets 1/√fan_in of it, 0.1 where fan_in is 100.
 * Muon's is the spectral norm of a step, 0.02 by its author [5]_.
+* Celo2 and ELO leave the rate to the user; under μP (base width 1) it is that of the
+  rule their steps are like. Celo2's published rates are 1e-5 to 1e-3.
 * SOAP in its whole eigenbasis keeps its rate at any width (for square matrices) even
   under μP, so that the grid is that of the standard parametrization.
 
@@ -52,6 +54,12 @@ RATES = {
     # at a rate for μP (`evaluate.optimizers.random_pretrained`).
     "learned_adam": Rates((1.0,), 0.03),
     "celo_adam": Rates((1.0,), 0.1),
+    "celo2": Rates((3e-5, 1e-4, 3e-4, 1e-3, 3e-3), 0.01),
+    "mu_celo2": Rates((3e-4, 1e-3, 3e-3, 1e-2, 3e-2), 0.01),
+    "celo2_base": Rates((3e-5, 1e-4, 3e-4, 1e-3, 3e-3), 0.03),
+    "mu_celo2_base": Rates((3e-3, 1e-2, 3e-2, 1e-1, 3e-1), 0.03),
+    "elo": Rates((3e-5, 1e-4, 3e-4, 1e-3, 3e-3), 0.1),
+    "mu_elo": Rates((3e-4, 1e-3, 3e-3, 1e-2, 3e-2), 0.1),
     "mu_soap": dataclasses.replace(_ADAM, coord=3e-3),
 }
 

@@ -1,13 +1,27 @@
 """One call of ``python -m evaluate``: load, plan, compute what is missing, report."""
 
+import json
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import ml_collections
 
+from evaluate import (
+    axes,
+    contenders,
+    costs,
+    engine,
+    entries,
+    environment,
+    files,
+    plan,
+    reference,
+    report,
+    summary,
+    tables,
+)
 from evaluate import cells as cells_lib
-from evaluate import files, report, sweep
-from evaluate import thetas as thetas_lib
 
 
 def run(
@@ -18,60 +32,165 @@ def run(
     sp_theta: str | None = None,
     shard: str = "1/1",
     command: str = "",
+    list_only: bool = False,
+    dry_run: bool = False,
 ) -> int:
     """Run a sweep, or its shard, and report when every cell is there.
 
     Args:
-      config: As ``configs/evaluate_width.py`` makes it.
+      config: As ``configs/evaluate/base.py`` makes it.
       workdir: Gets ``cells/`` and, at the end, the report.
       theta: Thetas of learned optimizers, as in :mod:`evaluate.thetas`.
       sp_theta: A theta for those under the standard parametrization.
       shard: ``i/n``; other shards may run at the same time in the same workdir.
       command: For the report.
+      list_only: List the programs of the sweep and what there is of them, run nothing.
+      dry_run: Estimate time and memory, run nothing.
 
     Returns:
-      Exit status 0; a shard that ends before the others is complete too.
+      Exit status: 0; 1 when cells failed. A shard that ends before the others is
+      complete too.
 
     Raises:
       ValueError: If the configuration, a theta or the shard is wrong.
       OSError: If the workdir cannot be written.
     """
-    settings = sweep.SweepConfig.from_dict(config.to_dict())
-    config_json = _of_the_sweep(config).to_json(indent=1)
-    found_thetas = thetas_lib.assign(settings.optimizers, theta, sp_theta)
-    thetas = {name: found.pretrained for name, found in found_thetas.items()}
-    cells = sweep.plan(settings, thetas)
-    mine = cells_lib.shard(cells, shard)
+    settings = axes.SweepConfig.from_dict(config.to_dict())
+    curves = reference.load(settings.reference_curves)
+    entered, not_run = contenders.enter(settings, theta, sp_theta)
+    units = plan.units(settings, entered, plan.data_sizes(settings))
+    mine = cells_lib.shard(units, shard)
     folder = workdir / "cells"
+    for missing in not_run:
+        print(f"not run: {missing.optimizer}: {missing.reason}")
+    if list_only or dry_run:
+        print(_overview(settings, mine, folder, estimate=dry_run))
+        return 0
+    config_json = _of_the_sweep(config).to_json(indent=1)
+    for line in _changes(workdir / "config.json", config_json):
+        print(line)
     # Says so now, not after an hour, when the workdir cannot be written.
     files.write_text(workdir / "config.json", config_json + "\n")
-    computed = sweep.run(settings, mine, thetas, folder)
-    print(f"{computed} cells run, {len(mine) - computed} were there already.")
-    found = [(cell, cells_lib.read(folder, cell)) for cell in cells]
-    results = [result for _, result in found if result is not None]
-    if len(results) < len(cells):
+    outcome = engine.run(settings, units, mine, folder)
+    print(f"{outcome.num_cells_run} cells run.")
+    for failure in outcome.failures:
+        print(f"FAILED: {failure.what}: {failure.reason}")
+    if outcome.num_waiting:
         print(
-            f"{len(cells) - len(results)} of {len(cells)} cells belong to shards that "
-            "are not done; the last shard to finish writes the report."
+            f"{outcome.num_waiting} programs wait for rates that another shard finds: "
+            "run the command once more when the others are done."
+        )
+    rates = engine.transferred(settings, units, folder)
+    if not outcome.failures and _is_incomplete(settings, units, folder, rates):
+        print(
+            "Some cells belong to shards that are not done; the last one to finish, or "
+            "the command without --shard, writes the report."
         )
         return 0
-    path, table = report.write(
-        workdir,
-        settings,
-        results,
-        command=command,
-        config_json=config_json,
-        theta_sources={name: found.source for name, found in found_thetas.items()},
+    found, rate_curves, readings = entries.collect(
+        settings, entered, units, folder, rates
     )
-    print(table)
+    study = entries.Study(
+        config=settings,
+        settings=tuple(axes.settings(settings)),
+        contenders=tuple(entered),
+        not_run=tuple(not_run),
+        failures=tuple(f"{f.what}: {f.reason}" for f in outcome.failures),
+        entries=tuple(found),
+        rate_curves=tuple(rate_curves),
+        num_cells=len(readings),
+        num_diverged_cells=sum(r.diverged for r in readings),
+        about={
+            "command": command,
+            "environment": environment.describe(),
+            "config": json.loads(config_json),
+            "thetas": {c.label: c.theta.source for c in entered if c.theta is not None},
+        },
+    )
+    if not study.entries:
+        print("No entry is complete, so that there is nothing to report.")
+        return 1
+    values = summary.summarize(study)
+    values |= reference.speedups(study, curves)
+    table = tables.results(readings)
+    files.write_bytes(workdir / "results.csv", tables.csv(table))
+    files.write_bytes(workdir / "results.parquet", tables.parquet(table))
+    text = json.dumps(values, indent=1, allow_nan=False, ensure_ascii=False)
+    files.write_text(workdir / "summary.json", text + "\n")
+    path = report.write(workdir, study, values)
+    print(tables.format_table(tables.entries(values), rule=True))
+    print(*values["verdict"], sep="\n")
     print(f"report: {path}")
-    return 0
+    return 1 if outcome.failures else 0
+
+
+def _is_incomplete(settings, units, folder, rates) -> bool:
+    """Whether a cell is missing that the sweep needs."""
+    for unit in units:
+        moved = engine.rates_for(settings, unit, rates)
+        found = engine.results_of(settings, unit, folder, moved)
+        for cell in plan.wanted(settings, unit, found, transferred=moved):
+            if (cell.learning_rate, cell.seed) not in found:
+                return True
+    return False
+
+
+def _overview(settings, mine, folder, *, estimate: bool) -> str:
+    rows = [["program", "settings", "cells there", "to run"]]
+    if estimate:
+        rows[0] += ["time on a core", "memory of a run"]
+    secs, memory = 0.0, 0.0
+    for unit, there, left, cost, size in engine.estimate(settings, mine, folder):
+        rows.append([unit.label, str(len(unit.settings)), str(there), f"about {left}"])
+        if estimate:
+            rows[-1] += [costs.span(cost), costs.size(size)]
+        secs, memory = secs + cost, max(memory, size)
+    lines = [tables.format_table([[row[1], row[0], *row[2:]] for row in rows])]
+    if estimate:
+        jobs = engine.jobs(settings)
+        lines.append(
+            f"about {costs.span(secs / jobs)} with {jobs} "
+            f"job{'s' * (jobs > 1)} (guessed, good to a factor of two or three), "
+            f"{costs.size(jobs * memory)} for the runs beside the data."
+        )
+    return "\n".join(lines)
+
+
+def _changes(path: pathlib.Path, config_json: str) -> list[str]:
+    """Say how a workdir's earlier configuration differs, if there is one."""
+    try:
+        earlier = json.loads(path.read_text())
+    except FileNotFoundError:
+        return []
+    except (ValueError, OSError) as error:
+        return [f"{path} is unusable ({error}); it is written anew."]
+    differing = _differing(earlier, json.loads(config_json))
+    if not differing:
+        return []
+    return [
+        f"{path.parent} was made with another configuration, which differs in "
+        f"{', '.join(differing)}: finished cells that both have are found again, the "
+        "others stay where they are."
+    ]
+
+
+def _differing(first: Any, second: Any, prefix: str = "") -> list[str]:
+    if not isinstance(first, dict) or not isinstance(second, dict):
+        return [prefix] if first != second else []
+    found: list[str] = []
+    for key in sorted({*first, *second}):
+        path = f"{prefix}.{key}" if prefix else str(key)
+        if key in first and key in second:
+            found += _differing(first[key], second[key], path)
+        else:
+            found.append(path)
+    return found
 
 
 def _of_the_sweep(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """Copy a configuration without what it says of other optimizers."""
     copy = ml_collections.ConfigDict(config.to_dict())
-    for field in ("learning_rates", "untuned_learning_rates", "hyper"):
+    for field in ("learning_rates", "hyper"):
         for name in set(copy[field]) - set(copy.optimizers):
             del copy[field][name]
     return copy

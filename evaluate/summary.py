@@ -1,10 +1,11 @@
-"""From the cells of a sweep to tuned results, comparisons and warnings.
+"""What a study comes to, as the plain values of summary.json.
 
-An *entry* is one line of a plot at one width: an optimizer at its tuned learning rate,
-or at an untuned one that the configuration names.
+Entries with intervals, win and loss per setting, ranks, profiles, speed-ups, basins,
+costs and warnings; :mod:`evaluate.verdict` puts the main points into sentences. NaN and
+infinity become None. A study's *subjects* are the learned rules used as they were
+meta-trained; without any, the first line.
 """
 
-import dataclasses
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -12,205 +13,165 @@ from typing import Any
 
 import numpy as np
 
-import tasks
-from evaluate import cells as cells_lib
-from evaluate import optimizers, statistics, sweep
+from evaluate import axes, comparisons, contenders, curves, entries, ranges
+from evaluate import statistics, tuning, verdict
+from evaluate import readings as readings_lib
 
-TUNING_RULE = (
-    "tuned = the learning rate with the lowest final training loss, averaged over "
-    "seeds, among those at which no seed diverged; if seeds diverged at every rate, "
-    "the one with fewest divergences"
-)
+MEASURES = {
+    "train": "final_train_loss",
+    "valid": "final_valid_loss",
+    "best_valid": "best_valid_loss",
+}
 STATISTICS_RULE = (
     "interquartile mean over the seeds that did not diverge, with a stratified "
     "bootstrap percentile interval; divergences are counted beside it"
 )
+OUTCOME_RULE = (
+    "a setting is won (lost) when the 95 % interval of the mean difference over shared "
+    "seeds, by Student's paired t, lies below (above) zero, or when one of the two "
+    "diverged and the other did not; with one seed, when the losses differ by more than "
+    "0.5 %; otherwise it is undecided and counts half"
+)
+WIN_RATE_RULE = (
+    "win rate = settings won plus half of the undecided, with Clopper and Pearson's "
+    "interval, as if settings were independent; a line beats (loses to) another when "
+    "the interval lies above (below) one half"
+)
 SPEEDUP_RULE = (
     "speed-up = horizon / first step at which the mean training loss of the last 5 % "
-    "of steps so far is at or below the other's final training loss; in time, "
-    "multiplied by the ratio of wall-clock seconds per step"
+    "of steps is at or below the other's final training loss, interpolated, 0 when "
+    "never, the mean over seeds; in time, multiplied by the ratio of wall-clock seconds "
+    "per step, without compilation"
 )
+_PROFILE_THRESHOLDS = np.geomspace(1.0, 4.0, 61)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Entry:
-    """An optimizer at one width and the learning rate chosen for it."""
-
-    label: str  # The optimizer's name, with " (untuned)" where that is so.
-    optimizer: str
-    width: int
-    untuned: bool
-    learning_rate: float
-    lr_at_edge: str | None  # "lowest" or "highest" of a grid of several, or None.
-    results: tuple[cells_lib.CellResult, ...]  # (S,), by seed.
-
-    @property
-    def num_diverged(self) -> int:
-        """Seeds that diverged."""
-        return sum(result.diverged for result in self.results)
-
-    def scores(self, field: str) -> np.ndarray:
-        """Return a field of the results that did not diverge, shape=(<= S,)."""
-        return np.array([getattr(r, field) for r in self.results if not r.diverged])
-
-    def secs_per_step(self) -> float:
-        """Return the median wall-clock seconds of a step."""
-        return float(np.median([r.secs_per_step for r in self.results]))
-
-
-def width_of(result: cells_lib.CellResult) -> int:
-    """Return the width of the task a result belongs to."""
-    width = tasks.names.parse(result.cell.program.task).width
-    assert width is not None
-    return width
-
-
-def tune(
-    by_rate: Mapping[float, Sequence[cells_lib.CellResult]],
-) -> float:
-    """Return the learning rate that ``TUNING_RULE`` picks; the lowest of equals."""
-
-    def badness(rate: float) -> tuple[float, float, float]:
-        results = by_rate[rate]
-        losses = [r.final_train_loss for r in results if not r.diverged]
-        mean = float(np.mean(losses)) if losses else math.inf
-        return len(results) - len(losses), mean, rate
-
-    return min(by_rate, key=badness)
-
-
-def entries(
-    config: sweep.SweepConfig, results: Sequence[cells_lib.CellResult]
-) -> list[Entry]:
-    """Choose learning rates: entries by width, then in the configuration's order.
-
-    Args:
-      config: The sweep.
-      results: Of its cells; a width or optimizer without any is left out.
-    """
-    found: dict[tuple[int, str], dict[float, list[cells_lib.CellResult]]] = {}
-    for result in sorted(results, key=lambda r: r.cell):
-        key = (width_of(result), result.cell.program.optimizer)
-        rates = found.setdefault(key, {})
-        rates.setdefault(result.cell.learning_rate, []).append(result)
-    chosen = []
-    for width, name in itertools.product(sorted(config.widths), config.optimizers):
-        rates = found.get((width, name), {})
-        grid = {rate: rates[rate] for rate in config.grid(name) if rate in rates}
-        if grid:
-            rate = tune(grid)
-            chosen.append(
-                Entry(
-                    label=name,
-                    optimizer=name,
-                    width=width,
-                    untuned=False,
-                    learning_rate=rate,
-                    lr_at_edge=_edge(rate, config.grid(name)),
-                    results=tuple(grid[rate]),
-                )
-            )
-        untuned = config.untuned_learning_rates.get(name)
-        if untuned in rates:
-            chosen.append(
-                Entry(
-                    label=f"{name} (untuned)",
-                    optimizer=name,
-                    width=width,
-                    untuned=True,
-                    learning_rate=untuned,
-                    lr_at_edge=None,
-                    results=tuple(rates[untuned]),
-                )
-            )
-    return chosen
-
-
-def summarize(
-    config: sweep.SweepConfig,
-    results: Sequence[cells_lib.CellResult],
-    chosen: Sequence[Entry],
-) -> dict[str, Any]:
-    """Return the content of summary.json: plain values, None for what is undefined."""
-    by_width = {
-        width: list(group)
-        for width, group in itertools.groupby(chosen, key=lambda e: e.width)
-    }
-    return {
-        "task": config.task,
-        "horizon_steps": config.horizon_steps,
-        "num_cells": len(results),
-        "num_diverged_cells": sum(r.diverged for r in results),
+def summarize(study: entries.Study) -> dict[str, Any]:
+    """Return the content of summary.json."""
+    chosen = subjects(study)
+    index = {setting: i for i, setting in enumerate(study.settings)}
+    values: dict[str, Any] = {
+        "title": _title(study),
+        "settings": [_setting(study, i, s) for s, i in index.items()],
+        "subjects": list(chosen),
+        "keys": list(study.keys),
+        "kinds": {entry.key: entry.contender.kind for entry in study.entries},
+        "entries": [_entry(study, index, entry) for entry in study.entries],
+        "matrices": [
+            matrix(study, subject, measure)
+            for subject in chosen
+            for measure in MEASURES
+        ],
+        "average_ranks": _average_ranks(study),
+        "probability_of_improvement": _improvements(study, chosen),
+        "profile": _profile(study),
+        "speedups": _speedups(study, chosen, index),
+        "basins": _basins(study, index),
+        "costs": [
+            {
+                "key": entry.key,
+                "setting": index[entry.setting],
+                "secs_per_step": entry.secs_per_step(),
+                "tuning_runs": entry.tuning_runs,
+                "tuning_steps": entry.tuning_steps,
+            }
+            for entry in study.entries
+        ],
+        "ranges": {
+            c.label: found
+            for c in study.contenders
+            if (found := contenders.meta_training_sizes(c.theta))
+        },
+        "not_run": [
+            {"optimizer": x.optimizer, "reason": x.reason} for x in study.not_run
+        ],
+        "failures": list(study.failures),
+        "warnings": warnings(study),
+        "num_cells": study.num_cells,
+        "num_diverged_cells": study.num_diverged_cells,
         "rules": {
-            "divergence": cells_lib.DIVERGENCE_RULE,
-            "final_loss": cells_lib.FINAL_LOSS_RULE,
-            "tuning": TUNING_RULE,
+            "divergence": readings_lib.DIVERGENCE_RULE,
+            "final_loss": readings_lib.FINAL_LOSS_RULE,
+            "tuning": tuning.TUNING_RULE,
             "statistics": STATISTICS_RULE,
+            "outcome": OUTCOME_RULE,
+            "win_rate": WIN_RATE_RULE,
             "speedup": SPEEDUP_RULE,
         },
-        "entries": [_entry_values(config, entry, results) for entry in chosen],
-        "comparisons": [
-            _compare(config, subject, other)
-            for group in by_width.values()
-            for subject in group
-            if is_subject(config, subject)
-            for other in group
-            if other is not subject
-        ],
-        "average_rank": _average_rank(list(by_width.values())),
-        "warnings": warnings(config, chosen),
+        "reference_speedups": [],
+        "reference_iqm": [],
+        **study.about,
     }
+    values["verdict"] = verdict.sentences(values)
+    return plain(values)
 
 
-def is_subject(config: sweep.SweepConfig, entry: Entry) -> bool:
-    """Whether to compare an entry with the others: the learned, else the first."""
-    learned = [n for n in config.optimizers if optimizers.get(n).learned]
-    return not entry.untuned and entry.optimizer in (learned or config.optimizers[:1])
+def subjects(study: entries.Study) -> tuple[str, ...]:
+    """Return the keys of the lines that a study is about."""
+    learned = tuple(
+        key
+        for key, group in _by_key(study).items()
+        if group[0].contender.kind == "learned"
+        and group[0].tuning in ("untouched", "transferred")
+    )
+    return learned or study.keys[:1]
 
 
-def interval(
-    config: sweep.SweepConfig, entry: Entry, field: str
-) -> statistics.Interval | None:
-    """Return the statistic of a result's field.
+def matrix(study: entries.Study, subject: str, measure: str) -> dict[str, Any]:
+    """Compare a line with all others, setting by setting.
 
-    None when every seed diverged, or the task has no such thing (accuracy).
+    Args:
+      study: Holds the entries.
+      subject: Key of a line.
+      measure: One of :data:`MEASURES`.
     """
-    scores = entry.scores(field)
-    if not len(scores) or np.isnan(scores).all():
-        return None
-    return statistics.bootstrap_interval(scores, **_bootstrap(config))
+    rows = []
+    for opponent in study.keys:
+        if opponent == subject:
+            continue
+        cells = []
+        for i, setting in enumerate(study.settings):
+            mine, theirs = (study.find(setting, key) for key in (subject, opponent))
+            if mine is None or theirs is None:
+                continue
+            cells.append({"setting": i, **_compared(study, mine, theirs, measure)})
+        outcomes = [c["outcome"] for c in cells if c["outcome"] is not None]
+        rate = None
+        if outcomes:
+            found = comparisons.win_rate(outcomes, study.config.confidence_frac)
+            rate = {
+                "wins": found.wins,
+                "ties": found.ties,
+                "losses": found.losses,
+                "rate": found.rate,
+                "low": found.low,
+                "high": found.high,
+            }
+        rows.append({"opponent": opponent, "cells": cells, "win_rate": rate})
+    return {"subject": subject, "measure": measure, "rows": rows}
 
 
-def warnings(config: sweep.SweepConfig, chosen: Sequence[Entry]) -> list[str]:
-    """Return what a reader must know before trusting the numbers."""
-    found = []
-    for entry in chosen:
-        where = f"{entry.label} at width {entry.width}"
-        if entry.lr_at_edge:
-            found.append(
-                f"{where}: the tuned learning rate {entry.learning_rate:g} is the "
-                f"{entry.lr_at_edge} of its grid; a better one may lie beyond it."
-            )
-        if entry.num_diverged:
-            found.append(
-                f"{where}: {entry.num_diverged} of {len(entry.results)} seeds diverged "
-                f"at learning rate {entry.learning_rate:g}."
-            )
-    if config.num_seeds < 3:
-        found.append(
-            f"{config.num_seeds} seed{'s' * (config.num_seeds > 1)} per entry: the "
-            "intervals say little about the spread."
-        )
-    return found
+def outcome(
+    study: entries.Study, mine: np.ndarray, theirs: np.ndarray
+) -> tuple[int, float | None]:
+    """Decide a setting by ``OUTCOME_RULE``; return it with the t test's p-value."""
+    shared = min(len(mine), len(theirs))
+    pair = mine[:shared], theirs[:shared]
+    if shared > 1 and np.isfinite(pair).all():
+        test = comparisons.paired_test(*pair)
+        assert test.interval is not None
+        won = comparisons.is_below(test.interval, 0.0)
+        lost = comparisons.is_above(test.interval, 0.0)
+        return int(won) - int(lost), test.t_p_value
+    if shared > 1 and np.isfinite(pair[0]).any() and np.isfinite(pair[1]).any():
+        # Some seeds of one diverged: worse, unless the other's did as often.
+        bad = [int(np.sum(~np.isfinite(x))) for x in pair]
+        return (bad[0] < bad[1]) - (bad[0] > bad[1]), None
+    return comparisons.outcome(*pair, **bootstrap(study.config)), None
 
 
-def _edge(rate: float, grid: Sequence[float]) -> str | None:
-    if len(grid) < 2 or grid[0] < rate < grid[-1]:
-        return None
-    return "lowest" if rate == grid[0] else "highest"
-
-
-def _bootstrap(config: sweep.SweepConfig) -> dict[str, Any]:
+def bootstrap(config: axes.SweepConfig) -> dict[str, Any]:
+    """Return the arguments that every bootstrap of a study shares."""
     return {
         "num_samples": config.bootstrap_samples,
         "confidence": config.confidence_frac,
@@ -218,97 +179,306 @@ def _bootstrap(config: sweep.SweepConfig) -> dict[str, Any]:
     }
 
 
-def _entry_values(
-    config: sweep.SweepConfig,
-    entry: Entry,
-    results: Sequence[cells_lib.CellResult],
+def interval(
+    study: entries.Study, entry: entries.Entry, field: str
+) -> statistics.Interval | None:
+    """Return the statistic of a reading's field; None where there is no number."""
+    scores = np.array(
+        [getattr(r, field) for r in entry.readings if not r.diverged], np.float64
+    )
+    scores = scores[np.isfinite(scores)]
+    if not len(scores):
+        return None
+    return statistics.bootstrap_interval(scores, **bootstrap(study.config))
+
+
+def warnings(study: entries.Study) -> list[str]:
+    """Return what a reader must know before trusting the numbers."""
+    found = []
+    for entry in study.entries:
+        where = f"{entry.key} at {entry.setting.label}"
+        if entry.interior is False:
+            found.append(
+                f"{where}: the tuned rate {entry.learning_rate:g} is not known to be "
+                "the best: the budget of the search ended at an open side."
+            )
+        if entry.num_diverged == len(entry.readings):
+            found.append(
+                f"{where}: every seed diverged (rate {entry.learning_rate:g})."
+            )
+        elif entry.num_diverged:
+            found.append(
+                f"{where}: {entry.num_diverged} of {len(entry.readings)} seeds "
+                f"diverged at rate {entry.learning_rate:g}; they are left out of means."
+            )
+    for setting in study.settings:
+        here = [e for e in study.entries if e.setting == setting]
+        hand = [e for e in here if e.contender.kind == "hand-designed"]
+        if hand and all(e.num_diverged == len(e.readings) for e in hand):
+            found.append(f"{setting.label}: no baseline succeeded.")
+        if not hand:
+            found.append(f"{setting.label}: no hand-designed baseline was run.")
+    seeds = study.config.num_seeds
+    if seeds < 3:
+        found.append(
+            f"{seeds} seed{'s' * (seeds > 1)} per entry: the intervals say little "
+            "about the spread."
+        )
+    for contender in study.contenders:
+        if contender.theta is not None and contender.theta.source == "random":
+            found.append(
+                f"{contender.label}: its theta is random, never meta-trained; its "
+                "losses say nothing of the rule."
+            )
+    return found
+
+
+def plain(value: Any) -> Any:
+    """Turn a value into JSON-ready ones; not finite becomes None."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _title(study: entries.Study) -> str:
+    families = dict.fromkeys(setting.family for setting in study.settings)
+    varied = [
+        word
+        for word, field in (
+            ("width", "width"),
+            ("depth", "depth"),
+            ("horizon", "horizon_steps"),
+        )
+        if len({getattr(s, field) for s in study.settings}) > 1
+    ]
+    over = f" over {' and '.join(varied)}" if varied else ""
+    names = ", ".join(itertools.islice(families, 3))
+    more = f" and {len(families) - 3} more" if len(families) > 3 else ""
+    return f"Generalization{over}: {names}{more}"
+
+
+def _setting(
+    study: entries.Study, index: int, setting: axes.Setting
+) -> dict[str, Any]:
+    learned = [c for c in study.contenders if c.kind == "learned" and c.theta]
+    known = contenders.meta_training_sizes(learned[0].theta) if learned else {}
+    return {
+        "index": index,
+        "label": setting.label,
+        "task": setting.task,
+        "family": setting.family,
+        "width": setting.width,
+        "depth": setting.depth,
+        "horizon_steps": setting.horizon_steps,
+        "batch_examples": setting.batch_examples,
+        "in_range": ranges.inside(setting, known),
+    }
+
+
+def _by_key(study: entries.Study) -> dict[str, list[entries.Entry]]:
+    found: dict[str, list[entries.Entry]] = {}
+    for entry in study.entries:
+        found.setdefault(entry.key, []).append(entry)
+    return found
+
+
+def _entry(
+    study: entries.Study, index: Mapping[axes.Setting, int], entry: entries.Entry
 ) -> dict[str, Any]:
     def values(field: str) -> dict[str, Any] | None:
-        found = interval(config, entry, field)
+        found = interval(study, entry, field)
         if found is None:
             return None
-        return {**dataclasses.asdict(found), "seeds": entry.scores(field).tolist()}
+        return {
+            "estimate": found.estimate,
+            "low": found.low,
+            "high": found.high,
+            "seeds": [getattr(r, field) for r in entry.readings],
+        }
 
-    of_grid = [
-        r
-        for r in results
-        if width_of(r) == entry.width and r.cell.program.optimizer == entry.optimizer
-    ]
     return {
-        "width": entry.width,
+        "setting": index[entry.setting],
+        "key": entry.key,
         "label": entry.label,
-        "optimizer": entry.optimizer,
-        "task": entry.results[0].cell.program.task,
-        "untuned": entry.untuned,
+        "kind": entry.contender.kind,
+        "tuning": entry.tuning,
+        "schedule": entry.schedule,
         "learning_rate": entry.learning_rate,
-        "grid": [] if entry.untuned else list(config.grid(entry.optimizer)),
-        "lr_at_edge": entry.lr_at_edge,
+        "interior": entry.interior,
         "train_loss": values("final_train_loss"),
         "valid_loss": values("final_valid_loss"),
+        "best_valid_loss": values("best_valid_loss"),
         "valid_accuracy": values("final_valid_accuracy"),
-        "num_seeds": len(entry.results),
+        "area_under_curve": values("area_under_curve"),
+        "num_seeds": len(entry.readings),
         "num_diverged": entry.num_diverged,
-        "num_diverged_all_rates": sum(r.diverged for r in of_grid),
         "secs_per_step": entry.secs_per_step(),
+        "tuning_runs": entry.tuning_runs,
+        "tuning_steps": entry.tuning_steps,
     }
 
 
-def _compare(config: sweep.SweepConfig, subject: Entry, other: Entry) -> dict[str, Any]:
-    """Compare two entries of one width; negative differences favour the subject."""
-    values: dict[str, Any] = {
-        "width": subject.width,
-        "label": subject.label,
-        "against": other.label,
-    }
-    for name, field in (
-        ("train_difference", "final_train_loss"),
-        ("valid_difference", "final_valid_loss"),
-    ):
-        mine, theirs = subject.scores(field), other.scores(field)
-        values[name] = None
-        if len(mine) and len(theirs):
-            values[name] = dataclasses.asdict(
-                statistics.bootstrap_difference(mine, theirs, **_bootstrap(config))
-            )
-    steps = _steps_to_reach(subject, other)
-    speedup = None if steps is None else config.horizon_steps / steps
-    values["speedup_steps"] = speedup
-    values["speedup_time"] = (
-        None
-        if speedup is None
-        else speedup * other.secs_per_step() / subject.secs_per_step()
-    )
-    return values
+def _compared(
+    study: entries.Study, mine: entries.Entry, theirs: entries.Entry, measure: str
+) -> dict[str, Any]:
+    field = MEASURES[measure]
+    found, p_value = outcome(study, mine.scores(field), theirs.scores(field))
+    ours, other = (interval(study, entry, field) for entry in (mine, theirs))
+    margin = None
+    if ours is not None and other is not None and other.estimate > 0:
+        margin = ours.estimate / other.estimate - 1
+    return {"outcome": found, "margin_frac": margin, "p_value": p_value}
 
 
-def _steps_to_reach(subject: Entry, other: Entry) -> float | None:
-    """Return the step at which ``subject`` has reached ``other``'s final loss."""
-    finite = [r for r in subject.results if not r.diverged]
-    scores = other.scores("final_train_loss")
-    if not finite or not len(scores):
+def _scores(study: entries.Study, keys: Sequence[str], where: Sequence[axes.Setting]):
+    """Return final training losses (settings, keys, S), and the settings with all."""
+    rows, used = [], []
+    for setting in where:
+        found = [study.find(setting, key) for key in keys]
+        there = [entry for entry in found if entry is not None]
+        if len(there) == len(keys):
+            rows.append([entry.scores() for entry in there])
+            used.append(setting)
+    return np.array(rows, np.float64), used
+
+
+def _average_ranks(study: entries.Study) -> list[dict[str, Any]]:
+    """Rank the lines that are there at every setting of a horizon."""
+    found = []
+    for horizon in dict.fromkeys(s.horizon_steps for s in study.settings):
+        where = [s for s in study.settings if s.horizon_steps == horizon]
+        keys = [k for k in study.keys if all(study.find(s, k) for s in where)]
+        if len(keys) < 2:
+            continue
+        scores, _ = _scores(study, keys, where)
+        settings = bootstrap(study.config)
+        settings["num_samples"] = min(500, settings["num_samples"])
+        ranks = statistics.rank_intervals(scores, **settings)
+        found.append(
+            {
+                "horizon_steps": horizon,
+                "num_settings": len(where),
+                "ranks": [
+                    {
+                        "key": key,
+                        "estimate": rank.estimate,
+                        "low": rank.low,
+                        "high": rank.high,
+                    }
+                    for key, rank in zip(keys, ranks, strict=True)
+                ],
+            }
+        )
+    return found
+
+
+def _improvements(
+    study: entries.Study, chosen: Sequence[str]
+) -> list[dict[str, Any]]:
+    found = []
+    for subject, against in itertools.product(chosen, study.keys):
+        scores, used = _scores(study, (subject, against), study.settings)
+        if subject == against or not used:
+            continue
+        value = comparisons.probability_of_improvement(
+            scores[:, 0], scores[:, 1], **bootstrap(study.config)
+        )
+        found.append(
+            {
+                "subject": subject,
+                "against": against,
+                "estimate": value.estimate,
+                "low": value.low,
+                "high": value.high,
+            }
+        )
+    return found
+
+
+def _profile(study: entries.Study) -> dict[str, Any] | None:
+    """Profile of losses as multiples of the best line's, over settings with all."""
+    keys = [k for k in study.keys if all(study.find(s, k) for s in study.settings)]
+    if len(keys) < 2:
         return None
-    curve = np.mean([r.curve_losses for r in finite], axis=0)
-    steps = finite[0].curve_steps
-    window = max(1, math.ceil(0.05 * len(curve)))
-    trailing = np.convolve(curve, np.full(window, 1 / window), mode="valid")
-    reached = np.flatnonzero(trailing <= statistics.interquartile_mean(scores))
-    return float(steps[window - 1 :][reached[0]] + 1) if len(reached) else None
+    scores, _ = _scores(study, keys, study.settings)
+    means = np.where(np.isfinite(scores), scores, np.inf).mean(axis=2)
+    best = means.min(axis=1)
+    if not (np.isfinite(best) & (best > 0)).all():
+        return None
+    lines = []
+    for i, key in enumerate(keys):
+        profile = statistics.performance_profile(
+            scores[:, i] / best[:, None],
+            _PROFILE_THRESHOLDS,
+            **bootstrap(study.config),
+        )
+        lines.append(
+            {
+                "key": key,
+                "values": profile.fraction,
+                "low": profile.low,
+                "high": profile.high,
+            }
+        )
+    return {"thresholds": _PROFILE_THRESHOLDS, "lines": lines}
 
 
-def _average_rank(by_width: Sequence[Sequence[Entry]]) -> dict[str, float]:
-    """Rank the entries' training losses at each width; only where all are there."""
-    labels = list(dict.fromkeys(e.label for group in by_width for e in group))
-    rows = []
-    for group in by_width:
-        losses = {}
-        for entry in group:
-            scores = entry.scores("final_train_loss")
-            losses[entry.label] = (
-                float(statistics.interquartile_mean(scores)) if len(scores) else np.inf
+def _speedups(
+    study: entries.Study, chosen: Sequence[str], index: Mapping[axes.Setting, int]
+) -> list[dict[str, Any]]:
+    """How much sooner a subject has the final loss of every tuned line."""
+    found = []
+    for subject, setting in itertools.product(chosen, study.settings):
+        mine = study.find(setting, subject)
+        for against in study.keys:
+            theirs = study.find(setting, against)
+            if mine is None or theirs is None or against == subject:
+                continue
+            target = interval(study, theirs, "final_train_loss")
+            steps = None
+            if target is not None:
+                ratios = [
+                    curves.speedup(r.losses, target.estimate, setting.horizon_steps)
+                    for r in mine.readings
+                ]
+                steps = float(np.mean(ratios))
+            ratio = theirs.secs_per_step() / mine.secs_per_step()
+            found.append(
+                {
+                    "subject": subject,
+                    "against": against,
+                    "setting": index[setting],
+                    "steps": steps,
+                    "time": None if steps is None else steps * ratio,
+                }
             )
-        if len(losses) == len(labels):
-            rows.append([losses[label] for label in labels])
-    if not rows:
-        return {}
-    ranks = statistics.average_ranks(np.array(rows))
-    return dict(zip(labels, ranks.tolist(), strict=True))
+    return found
+
+
+def _basins(
+    study: entries.Study, index: Mapping[axes.Setting, int]
+) -> list[dict[str, Any]]:
+    found = []
+    for curve in study.rate_curves:
+        if not np.isfinite(curve.losses).any():
+            continue
+        decades, low, high = curves.basin_decades(
+            np.array(curve.rates), np.array(curve.losses)
+        )
+        found.append(
+            {
+                "setting": index[curve.setting],
+                "label": curve.contender.label,
+                "schedule": curve.schedule,
+                "decades": decades,
+                "open_low": low,
+                "open_high": high,
+            }
+        )
+    return found

@@ -24,6 +24,7 @@ from evaluate import optimizers
 
 _CHUNK_SECS = 0.3  # Aimed-at time between two reports.
 _METRICS_POSITIONS = 1000  # Images, or tokens, per forward pass over a split.
+_PROBE_POSITIONS = 256  # Images, or tokens, that activations are measured on.
 
 # Called as on_chunk(steps done in this run, mean over lanes of the latest loss).
 OnChunk = Callable[[int, float], None]
@@ -47,29 +48,43 @@ class Data:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What a run of L lanes gave. Losses are the task's."""
+    """What a run of L lanes gave; V validations. Losses are the task's."""
 
     losses: np.ndarray  # (L, T), float32. Before each update; NaN where not run.
-    valid_loss: np.ndarray  # (L,), float32.
-    valid_accuracy: np.ndarray  # (L,), float32. NaN where it means nothing.
+    valid_steps: np.ndarray  # (V,), int32. Steps taken when validated.
+    valid_losses: np.ndarray  # (L, V), float32. NaN where not reached.
+    valid_accuracies: np.ndarray  # (L, V), float32. NaN where it means nothing.
     secs_per_step: float  # Wall clock of one step of all lanes, shared out over them.
+    # By layer, (L, V), float32: std of how far it is from initialization.
+    activation_changes: Mapping[str, np.ndarray] = dataclasses.field(
+        default_factory=dict
+    )
 
 
 class TaskPrograms:
     """What every optimizer on a task needs, compiled once for ``lanes`` runs."""
 
-    def __init__(self, task: tasks.Task, data: Data, *, lanes: int = 1):
+    def __init__(
+        self,
+        task: tasks.Task,
+        data: Data,
+        *,
+        lanes: int = 1,
+        activations: bool = False,
+    ):
         """Compile the task's initialization and its metrics on the validation split.
 
         Args:
           task: What is trained.
           data: Of the task's data set, on the device.
-          lanes: Runs at the same time. One is best on a CPU, where wide networks are
-            limited by the cache; on a GPU, as many as there are cells to fill it.
+          lanes: Runs at the same time.
+          activations: Whether to measure, with every validation, how far activations
+            are from where they were.
         """
         self.task = task
         self.data = data
         self.lanes = lanes
+        self.activations = activations
 
         def init(keys):
             return _over_lanes(task.init, lanes, (0,))(keys)
@@ -86,6 +101,24 @@ class TaskPrograms:
         self.params_shape = jax.eval_shape(init, keys)
         self.init = jax.jit(init).lower(keys).compile()
         self.measure = jax.jit(measure).lower(self.params_shape, data.valid).compile()
+        # Compiled on first use: only some sweeps look at activations.
+        self._probe = jax.jit(self._probed)
+
+    def probe(self, params: Any) -> dict[str, np.ndarray]:
+        """Return pre-activations on fixed inputs by layer, float32 (lanes, ...)."""
+        if not self.activations:
+            return {}
+        found = self._probe(params, self.data.valid)
+        return {name: np.asarray(value, np.float32) for name, value in found.items()}
+
+    def _probed(self, params, arrays):
+        dataset = self.task.dataset
+        count = max(1, _PROBE_POSITIONS // self.task.positions)
+        index = jnp.arange(min(count, dataset.num_examples(arrays)))
+        inputs = dataset.examples(arrays, index)["inputs"]
+        return _over_lanes(
+            lambda params: self.task.activations(params, inputs), self.lanes, (0,)
+        )(params)
 
 
 class TrainingProgram:
@@ -99,6 +132,8 @@ class TrainingProgram:
         horizon_steps: int,
         hyper: Mapping[str, float],
         pretrained: mulo.Pretrained | None = None,
+        schedule: str = "constant",
+        valid_steps: Sequence[int] = (),
     ):
         """Compile.
 
@@ -108,15 +143,20 @@ class TrainingProgram:
           horizon_steps: Steps of a run.
           hyper: Hyper-parameters that differ from the optimizer's defaults.
           pretrained: The theta, for learned optimizers.
+          schedule: Of the learning rate, see :mod:`evaluate.schedules`.
+          valid_steps: When to validate, steps taken in [1, horizon_steps]; after the
+            last step anyway.
 
         Raises:
-          ValueError: If the optimizer's name, hyper-parameters or theta do not fit.
+          ValueError: If the optimizer's name, hyper-parameters, schedule or theta do
+            not fit.
         """
         task, lanes = programs.task, programs.lanes
         self.task = task
         self.lanes = lanes
         self._programs = programs
         self._horizon_steps = horizon_steps
+        self._valid_steps = sorted({*valid_steps, horizon_steps})
         self._steps_per_chunk = 1
         scalings = task.scalings()
 
@@ -128,6 +168,7 @@ class TrainingProgram:
                 pretrained=pretrained,
                 num_steps=horizon_steps,
                 hyper=hyper,
+                schedule=schedule,
             )
 
         def init_state(params, learning_rate):
@@ -208,9 +249,11 @@ class TrainingProgram:
         )
         carry = self._start(self._programs.init(init_keys), rates)
         jax.block_until_ready(carry)
+        before = self._programs.probe(carry[1])
+        validations = _Validations(self._programs, count, self._valid_steps, before)
         done, chunks = 0, []
         while done < self._horizon_steps:
-            stop = min(self._horizon_steps, done + self._steps_per_chunk)
+            stop = min(validations.next_step, done + self._steps_per_chunk)
             chunk_begin = time.perf_counter()
             carry, latest = self._advance(
                 carry,
@@ -229,17 +272,71 @@ class TrainingProgram:
             on_chunk(done, float(np.mean(latest)))
             if not np.isfinite(latest).any():
                 break
+            if done == validations.next_step:
+                validations.measure(carry[1])
         timed = chunks[1:] or chunks  # The first one warms up.
         secs_per_step = sum(s for _, s in timed) / sum(n for n, _ in timed) / count
-        metrics = self._programs.measure(carry[1], self._programs.data.valid)
         return Outcome(
             losses=np.asarray(carry[3])[:count],
-            valid_loss=np.asarray(metrics["loss"])[:count],
-            valid_accuracy=np.asarray(
-                metrics.get("accuracy", jnp.full((self.lanes,), jnp.nan))
-            )[:count],
+            valid_steps=np.array(self._valid_steps, np.int32),
+            valid_losses=validations.stacked("loss"),
+            valid_accuracies=validations.stacked("accuracy"),
             secs_per_step=secs_per_step,
+            activation_changes=validations.changes(),
         )
+
+
+class _Validations:
+    """Metrics of some runs at fixed steps; NaN for those that are not reached."""
+
+    def __init__(
+        self,
+        programs: TaskPrograms,
+        count: int,
+        steps: Sequence[int],
+        before: Mapping[str, np.ndarray],
+    ):
+        self._programs = programs
+        self._count = count
+        self._steps = list(steps)
+        self._before = before
+        self._found: list[Mapping[str, Any]] = []
+        self._changes: list[dict[str, np.ndarray]] = []
+
+    @property
+    def next_step(self) -> int:
+        """When to measure next; the last step when all is measured."""
+        return self._steps[min(len(self._found), len(self._steps) - 1)]
+
+    def measure(self, params: Any) -> None:
+        """Validate the parameters of all lanes."""
+        self._found.append(self._programs.measure(params, self._programs.data.valid))
+        now = self._programs.probe(params)
+        self._changes.append(
+            {
+                name: np.std((value - self._before[name]).reshape(len(value), -1), 1)
+                for name, value in now.items()
+            }
+        )
+
+    def stacked(self, metric: str) -> np.ndarray:
+        """Return a metric, (runs, validations), float32."""
+        return self._fill([found.get(metric) for found in self._found])
+
+    def changes(self) -> dict[str, np.ndarray]:
+        """Return the changes of activations by layer, (runs, validations)."""
+        return {
+            name: self._fill([change[name] for change in self._changes])
+            for name in self._before
+            if self._changes
+        }
+
+    def _fill(self, columns: Sequence[Any]) -> np.ndarray:
+        table = np.full((self._count, len(self._steps)), np.nan, np.float32)
+        for i, column in enumerate(columns):
+            if column is not None:
+                table[:, i] = np.asarray(column)[: self._count]
+        return table
 
 
 def split_metrics(

@@ -7,7 +7,8 @@
 
 Neither says which optimizer it belongs to, nor any setting but sizes. Names and shapes
 tell the architecture; other settings are the published ones, those of a ``config.gin``
-that lies beside the file, or those the caller gives.
+that lies beside the file, or those the caller gives. Celo2 and Celo2-base have the same
+names and shapes: a theta of either is taken for Celo2's unless the caller says more.
 """
 
 import ast
@@ -114,11 +115,6 @@ def from_public(
                 "architecture has a layer without units."
             )
     known = _recognize(theta, where)
-    if rule is None and isinstance(known, Celo2):
-        raise ValueError(
-            f"{where} is a theta of Celo2 and does not say of which form: give "
-            "rule=mulo.Celo2() or rule=mulo.Celo2(orthogonalize=False)."
-        )
     if rule is None:
         rule = _from_gin(known, gin, where) if gin is not None else known
     theta = jax.tree.map(lambda x: np.asarray(x, np.float32), theta)

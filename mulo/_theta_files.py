@@ -10,7 +10,6 @@ The card is also kept inside the weights' file, for when that is copied alone.
 import hashlib
 import json
 import os
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -90,17 +89,21 @@ def load(
 
     Args:
       name_or_path: A released name; one that ``python -m mulo.fetch`` has fetched
-        (``"velo"``); a directory as `save` writes it, or laid out as the public μLO
-        checkpoint (``config.json`` instead of a card: published decays and step size
-        are filled in, with a warning if the decays are missing), or one that holds
+        (``"velo"``, ``"celo2"``, ``"mulo_public"``); a directory as `save` writes it,
+        or laid out as the public μLO checkpoint (``config.json`` instead of a card:
+        published decays and step size are filled in, with a warning if the decays are
+        missing and it is another theta) or as PyLO's Celo2 or ELO, or one that holds
         PyLO's ``VeLO_RNN`` and ``VeLO_MLP``; a ``.safetensors`` file; a flax msgpack
         file of learned_optimization or Celo (VeLO's settings are read from a
         ``config.gin`` beside it); or ``hf://owner/name`` (needs the extra ``hub``). A
-        released name goes before a directory of that name; write ``./name`` for it.
+        released name goes before a directory of that name, a directory before what was
+        fetched; write ``./name`` for the directory.
       revision: Branch, tag or commit, for ``hf://`` only.
       rule: Architecture of a flax msgpack file, such as ``mulo.SmallFC(step_mult=…)``,
-        where its settings are not the published ones; such files do not hold them. Of
-        PyLO's Celo2 and ELO always: ``mulo.Celo2(orthogonalize=…)``, ``mulo.ELO()``.
+        where its settings are not the published ones; such files do not hold them. A
+        theta of Celo2 is taken for the orthogonalized form unless
+        ``mulo.Celo2(orthogonalize=False)`` is given: no file says which. PyLO's ELO
+        needs ``mulo.ELO()``.
 
     Returns:
       The architecture, theta and card.
@@ -119,7 +122,9 @@ def load(
         )
     hub = given.startswith(_HUB_PREFIX)
     directory = _download(given, revision) if hub else Path(given)
-    silent = given in fetch.SOURCES or _is_legacy(directory) or _is_public(directory)
+    source = fetch.SOURCES.get(given)
+    as_flax = source is not None and source.file_name != MODEL_NAME
+    silent = as_flax or _is_legacy(directory) or _is_public(directory)
     if rule is not None and not silent:
         raise ValueError(
             "rule is for flax msgpack files and PyLO's, which do not say what they "
@@ -137,11 +142,16 @@ def load(
         return _load_directory(path, str(path), rule)
     if path.is_file():
         return _load_legacy(path, rule) if _is_legacy(path) else _load_file(path)
-    if given in fetch.SOURCES:
-        return _load_legacy(fetch.fetched(given), rule)
+    if source is not None:
+        path = fetch.fetched(given)
+        if as_flax:
+            return _load_legacy(path, source.rule if rule is None else rule)
+        return _load_directory(path.parent, given)
     raise ValueError(
         f"No theta called {given!r}, and no such file or directory"
-        f"{_cards.nearest(given, released)} Released: {', '.join(released) or 'none'}."
+        f"{_cards.nearest(given, [*released, *fetch.SOURCES])} Released: "
+        f"{', '.join(released) or 'none'}. Public, after python -m mulo.fetch NAME: "
+        f"{', '.join(fetch.SOURCES)}."
     )
 
 
@@ -172,14 +182,22 @@ def _load_directory(directory: Path, where: str, rule: Any = None) -> Pretrained
         )
     if card_path.is_file():
         model, card = _read_pair(model_path, card_path)
-        return _finish(_tensors(model, str(model_path)), card, str(card_path))
+        return _finish(read_tensors(model, str(model_path)), card, str(card_path))
     model = model_path.read_bytes()
     if _is_public(directory):
-        tensors = _tensors(model, str(model_path))
+        tensors = read_tensors(model, str(model_path))
         if rule is not None or _pylo.is_celo2(tensors):
             rule, theta = _pylo.read(tensors, rule, str(model_path))
             return _without_card(rule, theta, model, "PyLO")
-        return _load_public(model, model_path, directory / "config.json")
+        path = directory / "config.json"
+        rule, theta = _pylo.read_public(
+            tensors,
+            path.read_bytes(),
+            str(model_path),
+            str(path),
+            sha256=hashlib.sha256(model).hexdigest(),
+        )
+        return _without_card(rule, theta, model, "public μLO layout")
     return _load_alone(model, str(model_path))
 
 
@@ -220,43 +238,7 @@ def _load_alone(model: bytes, where: str) -> Pretrained:
         )
     card = _cards.parse(metadata["mulo_card"].encode(), f"The card in {where}")
     card["sha256"] = hashlib.sha256(model).hexdigest()
-    return _finish(_tensors(model, where), card, f"The card in {where}")
-
-
-def _load_public(model: bytes, model_path: Path, config_path: Path) -> Pretrained:
-    """Load the layout of the public μLO checkpoint (btherien/mulo on the Hub)."""
-    config = _cards.parse(config_path.read_bytes(), str(config_path))
-    for key in ("hidden_layers", "hidden_size", "input_size"):
-        value, least = config.get(key), 0 if key == "hidden_layers" else 1
-        if type(value) is not int or value < least:
-            raise ValueError(
-                f"{config_path}: {key!r} must be an integer >= {least}, got {value!r}."
-            )
-    # PyLO does not count the input layer as hidden.
-    rule = _cards.architectures()["SmallFC"](
-        hidden_size=config["hidden_size"],
-        hidden_layers=config["hidden_layers"] + 1,
-        step_mult=0.01,
-        exp_mult=0.001,
-        base_width=1.0,
-    )
-    if config["input_size"] != rule.num_inputs:
-        raise ValueError(
-            f"{config_path}: input_size must be {rule.num_inputs}, the features of "
-            f"SmallFC, got {config['input_size']}."
-        )
-    tensors = _tensors(model, str(model_path))
-    if not any(name in tensors for name in _cards.DECAYS):
-        warnings.warn(
-            f"{model_path} holds no decays; the constants published with the public "
-            "μLO checkpoint are used. They belong to that network only.",
-            UserWarning,
-            stacklevel=4,
-        )
-        for name, values in _cards.PUBLIC_MULO_DECAYS.items():
-            tensors[name] = np.asarray(values, np.float32)
-    theta = _cards.from_tensors(tensors, rule, str(model_path))
-    return _without_card(rule, theta, model, "public μLO layout")
+    return _finish(read_tensors(model, where), card, f"The card in {where}")
 
 
 def _is_public(directory: Path) -> bool:
@@ -288,7 +270,7 @@ def _load_legacy(path: Path, rule: Any) -> Pretrained:
 def _load_pylo_velo(directory: Path) -> Pretrained:
     contents = [(directory / name / MODEL_NAME).read_bytes() for name in _PYLO_VELO]
     rnn, mlp = (
-        _tensors(content, str(directory / name / MODEL_NAME))
+        read_tensors(content, str(directory / name / MODEL_NAME))
         for name, content in zip(_PYLO_VELO, contents, strict=True)
     )
     rule, theta = _legacy.from_pylo_velo(rnn, mlp, str(directory))
@@ -329,7 +311,8 @@ def _header(model: bytes, where: str) -> tuple[dict[str, str], bytes]:
     return header.get("__metadata__", {}), model[8 + length :]
 
 
-def _tensors(model: bytes, where: str) -> dict[str, np.ndarray]:
+def read_tensors(model: bytes, where: str) -> dict[str, np.ndarray]:
+    """Read a safetensors file; raise ValueError if it is none."""
     try:
         return safetensors.numpy.load(model)
     except (safetensors.SafetensorError, KeyError, TypeError) as error:

@@ -1,7 +1,8 @@
 """Fetch public thetas: ``python -m mulo.fetch velo``.
 
-A theta is downloaded once. Its size and sha256 are recorded beside it, and every later
-use of the file is checked against the record. What was fetched is loaded by its name,
+A theta is downloaded once. Where the sha256 of its files is known beforehand, others
+are refused. Size and sha256 of what came are recorded beside it, and every later use of
+the file is checked against the record. What was fetched is loaded by its name,
 ``mulo.load("velo")``; it is not part of mulo: its license is its authors'.
 """
 
@@ -16,11 +17,14 @@ import sys
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mulo import _atomic_files as atomic_files
-from mulo import _legacy_thetas
+from mulo import _cards, _legacy_thetas, _pylo_thetas
+from mulo import _theta_files as theta_files
+from mulo._celo2 import Celo2
 
 RECORD_NAME = "record.json"
 _TIMEOUT_SECS = 60
@@ -39,15 +43,24 @@ class Source:
     Attributes:
       url: Its address.
       beside: Names of files in the same folder that belong to it; fetched if they
-        exist.
+        exist, and those in ``sha256`` always.
       about: One line on it.
       architecture: Class of the rule it belongs to.
+      rule: The rule itself, where the file does not tell all of it.
+      sha256: By file name, for files of which it is known.
     """
 
     url: str
     beside: tuple[str, ...]
     about: str
     architecture: str
+    rule: Any = None
+    sha256: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def file_name(self) -> str:
+        """Name of theta's file."""
+        return Path(urllib.parse.urlparse(self.url).path).name
 
 
 SOURCES = {
@@ -61,6 +74,28 @@ SOURCES = {
     "celo": Source(f"{_CELO}/celo/theta.state", (), "Celo; 0.15 MB", "Celo"),
     "celo_adam": Source(
         f"{_CELO}/celo_adam/theta.state", (), "CeloAdam; 0.15 MB", "CeloAdam"
+    ),
+    # The two of Celo2 were trained apart, and their files do not say which they are.
+    "celo2": Source(
+        "https://huggingface.co/amoudgl/celo2/resolve/main/theta.state",
+        (),
+        "Celo2, orthogonalized; 347 weights",
+        "Celo2",
+        rule=Celo2(),
+    ),
+    "celo2_base": Source(
+        "https://huggingface.co/amoudgl/celo2-base/resolve/main/theta.state",
+        (),
+        "Celo2-base; 347 weights",
+        "Celo2",
+        rule=Celo2(orthogonalize=False),
+    ),
+    "mulo_public": Source(
+        "https://huggingface.co/btherien/mulo/resolve/main/model.safetensors",
+        ("config.json",),
+        "the μLO authors' μLO; 10 kB",
+        "SmallFC",
+        sha256=_pylo_thetas.PUBLIC_MULO_SHA256,
     ),
 }
 
@@ -154,28 +189,13 @@ def fetch(
                 "give another directory."
             )
         return where / record["theta"]
-    address = url or SOURCES[name].url
-    file_name = Path(urllib.parse.urlparse(address).path).name
-    contents = {file_name: (address, _download(address, name))}
-    for other in SOURCES[name].beside:
-        beside = urllib.parse.urljoin(address, other)
-        try:
-            contents[other] = (beside, _download(beside, name))
-        except FileNotFoundError:
-            continue  # The published settings are used.
-    gin = contents["config.gin"][1] if "config.gin" in contents else None
-    rule, _ = _legacy_thetas.read(contents[file_name][1], address, gin=gin)
-    if type(rule).__name__ != SOURCES[name].architecture:
-        raise ValueError(
-            f"{address} holds a theta of {type(rule).__name__}, not of "
-            f"{SOURCES[name].architecture}; nothing was kept."
-        )
+    contents = _contents(name, url or SOURCES[name].url)
     where.mkdir(parents=True, exist_ok=True)
     for each, (_, content) in contents.items():
         atomic_files.write(where / each, content)
     record = {
         "name": name,
-        "theta": file_name,
+        "theta": SOURCES[name].file_name,
         "fetched": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "files": {
             each: {"url": source, **_described(content)}
@@ -185,7 +205,51 @@ def fetch(
     # Last: a file without a record was not fetched whole.
     described = (json.dumps(record, indent=2) + "\n").encode()
     atomic_files.write(where / RECORD_NAME, described)
-    return where / file_name
+    return where / SOURCES[name].file_name
+
+
+def _contents(name: str, address: str) -> dict[str, tuple[str, bytes]]:
+    """Download a theta's files and check them: (address, content) by file name."""
+    source = SOURCES[name]
+    contents = {source.file_name: (address, _download(address, name))}
+    for other in source.beside:
+        beside = urllib.parse.urljoin(address, other)
+        try:
+            contents[other] = (beside, _download(beside, name))
+        except FileNotFoundError:
+            if other in source.sha256:
+                raise
+            continue  # The published settings are used.
+    for file_name, want in source.sha256.items():
+        whence, content = contents[file_name]
+        got = _described(content)
+        if got["sha256"] != want:
+            raise ValueError(
+                f"{whence} has sha256 {got['sha256']} ({got['size']} bytes), and "
+                f"{file_name} of {name!r} is known to have {want}: it is truncated, "
+                "damaged or another file; nothing was kept."
+            )
+    theta = contents[source.file_name][1]
+    if source.file_name == theta_files.MODEL_NAME:
+        config_from, config = contents["config.json"]
+        rule, _ = _pylo_thetas.read_public(
+            theta_files.read_tensors(theta, address),
+            config,
+            address,
+            config_from,
+            sha256=hashlib.sha256(theta).hexdigest(),
+        )
+    else:
+        gin = contents["config.gin"][1] if "config.gin" in contents else None
+        rule, _ = _legacy_thetas.read(theta, address, gin=gin)
+    if type(rule).__name__ != source.architecture:
+        raise ValueError(
+            f"{address} holds a theta of {type(rule).__name__}, not of "
+            f"{source.architecture}; nothing was kept."
+        )
+    if source.rule is not None:
+        _legacy_thetas.read(theta, address, rule=source.rule)  # Of its sizes, too.
+    return contents
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -195,10 +259,14 @@ def main(arguments: list[str] | None = None) -> int:
         description="Fetch a public theta, for mulo.load(NAME).",
         epilog="; ".join(f"{name}: {s.about}" for name, s in SOURCES.items()),
     )
-    parser.add_argument("name", choices=list(SOURCES))
+    parser.add_argument("name", help=", ".join(SOURCES))
     parser.add_argument("--directory", help="where to put it (default: user's cache)")
     parser.add_argument("--url", help="another address of the same file")
     given = parser.parse_args(arguments)
+    try:
+        _known(given.name)
+    except ValueError as error:
+        parser.error(str(error))
     try:
         path = fetch(given.name, given.directory, url=given.url)
     except (ValueError, OSError) as error:
@@ -216,7 +284,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _known(name: str) -> str:
     if not isinstance(name, str) or name not in SOURCES:
         raise ValueError(
-            f"No public theta called {name!r} to fetch. Known: {', '.join(SOURCES)}."
+            f"No public theta called {name!r} to fetch"
+            f"{_cards.nearest(str(name), SOURCES)} Known: {', '.join(SOURCES)}."
         )
     return name
 

@@ -1,17 +1,23 @@
 import functools
+import hashlib
 import http.server
 import io
 import json
+import re
+import shutil
 import threading
+from pathlib import Path
 
 import jax
 import msgpack
 import numpy as np
 import pytest
+import safetensors.numpy
 
 import mulo
-from mulo import fetch
+from mulo import _pylo_thetas, fetch
 
+PUBLIC = Path(__file__).parent / "golden" / "mulo_public_format"
 RULE = mulo.VeLO(lstm_hidden_size=4, param_inits=3)
 
 
@@ -147,6 +153,10 @@ def test_the_public_addresses_are_https_and_velos_is_that_of_the_bucket():
         "https://storage.googleapis.com/gresearch/learned_optimization/pretrained_lopts/"
         "aug12_continue_on_bigger_2xbs_200kstep_bigproblem_v2_5620/params"
     )
+    hub = "https://huggingface.co"
+    assert fetch.SOURCES["celo2"].url == f"{hub}/amoudgl/celo2/resolve/main/theta.state"
+    public = f"{hub}/btherien/mulo/resolve/main/model.safetensors"
+    assert fetch.SOURCES["mulo_public"].url == public
     for name in ("nope", ["velo"], None):
         with pytest.raises(ValueError, match="No public theta called"):
             fetch.folder(name)
@@ -200,6 +210,111 @@ def test_an_address_that_cannot_be_asked_for_is_one_line(cache, url, capsys):
     assert url in said
 
 
-def test_an_unknown_name_is_refused_before_anything_is_read(tmp_path):
+def test_an_unknown_name_is_refused_before_anything_is_read(tmp_path, capsys):
     with pytest.raises(ValueError, match="No public theta called 'typo'"):
         fetch.fetch("typo", tmp_path, url="file:///nonexistent")
+    with pytest.raises(SystemExit) as left:
+        fetch.main(["mulo_publik"])
+    assert left.value.code == 2
+    said = capsys.readouterr().err
+    assert "did you mean 'mulo_public'? Known: velo, celo, celo_adam, celo2" in said
+    with pytest.raises(
+        ValueError, match=r"did you mean 'celo2'\? .* mulo\.fetch NAME: v"
+    ):
+        mulo.load("celo2x")
+
+
+def test_public_names_are_no_released_ones():
+    released = {
+        p.name for p in (Path(mulo.__file__).parents[1] / "checkpoints").iterdir()
+    }
+    assert released.isdisjoint(fetch.SOURCES)
+
+
+@pytest.mark.parametrize(("name", "orthogonalize"), [("celo2", 1), ("celo2_base", 0)])
+def test_the_two_of_celo2_are_loaded_as_their_names_say(
+    cache, there, name, orthogonalize
+):
+    rule = mulo.Celo2()
+    (there / "theta.state").write_bytes(content(rule))
+    url = (there / "theta.state").as_uri()
+    assert fetch.main([name, f"--url={url}"]) == 0
+    loaded = mulo.load(name)
+    assert loaded.rule == mulo.Celo2(orthogonalize=bool(orthogonalize))
+    assert sum(x.size for x in jax.tree.leaves(loaded.theta)) == 347
+    other = mulo.Celo2(orthogonalize=not orthogonalize)
+    assert mulo.load(name, rule=other).rule == other
+    (there / "theta.state").write_bytes(content(mulo.Celo2(hidden_size=4)))
+    with pytest.raises(ValueError, match=r"b0' must have shape \(8,\), got \(4,\)"):
+        fetch.fetch(name, there / "other", url=url)
+    assert not (there / "other").exists()
+
+
+@pytest.fixture
+def public(tmp_path, monkeypatch):
+    """A folder laid out as btherien/mulo, its hash the known one."""
+    folder = tmp_path / "public"
+    folder.mkdir()
+    for name in ("model.safetensors", "config.json"):
+        shutil.copy(PUBLIC / name, folder)
+    model = (folder / "model.safetensors").read_bytes()
+    digest = hashlib.sha256(model).hexdigest()
+    known = _pylo_thetas.PUBLIC_MULO_SHA256
+    monkeypatch.setitem(known, "model.safetensors", digest)
+    return folder
+
+
+def test_the_public_mulo_is_fetched_with_its_config_and_needs_no_warning(cache, public):
+    url = (public / "model.safetensors").as_uri()
+    path = fetch.fetch("mulo_public", url=url)
+    assert path == cache / "mulo_public" / "model.safetensors"
+    loaded = mulo.load("mulo_public")  # Warnings are errors here.
+    assert loaded.rule == mulo.SmallFC(step_mult=0.01)
+    with pytest.warns(UserWarning, match="holds no decays"):
+        (public / "model.safetensors").write_bytes(resaved(public))
+        same = mulo.load(public)
+    jax.tree.map(np.testing.assert_array_equal, loaded.theta, same.theta)
+    with pytest.raises(ValueError, match="mulo_public is none"):
+        mulo.load("mulo_public", rule=mulo.ELO())
+    # Under a name of another's choosing it is kept as what it is.
+    shutil.copy(path, public / "blob")
+    again = fetch.fetch("mulo_public", public / "x", url=(public / "blob").as_uri())
+    assert again == public / "x" / "model.safetensors"
+
+
+def resaved(folder):
+    """The same tensors in other bytes."""
+    tensors = safetensors.numpy.load_file(folder / "model.safetensors")
+    return safetensors.numpy.save(tensors, metadata={"a": "b"})
+
+
+@pytest.mark.parametrize("damage", ["truncated", "other", "config", "no config"])
+def test_files_other_than_the_known_ones_are_refused(cache, public, damage, capsys):
+    model, config = public / "model.safetensors", public / "config.json"
+    want = hashlib.sha256(model.read_bytes()).hexdigest()
+    damaged = model
+    if damage == "truncated":
+        model.write_bytes(model.read_bytes()[:-1])
+    elif damage == "other":
+        model.write_bytes(resaved(public))
+    elif damage == "config":
+        damaged, want = config, hashlib.sha256(config.read_bytes()).hexdigest()
+        config.write_text(config.read_text() + " ")
+    else:
+        config.unlink()
+    assert fetch.main(["mulo_public", f"--url={model.as_uri()}"]) == 1
+    said = capsys.readouterr().err
+    if damage == "no config":
+        assert f"Could not read {config.as_uri()}" in said
+    else:
+        got = hashlib.sha256(damaged.read_bytes()).hexdigest()
+        pattern = rf"{damaged.as_uri()} has sha256 {got} .* to have {want}: .*nothing"
+        assert re.search(pattern, said)
+    assert not cache.exists()
+
+
+def test_the_public_mulo_is_refused_as_another_optimizer(cache, public):
+    url = (public / "model.safetensors").as_uri()
+    with pytest.raises(ValueError, match="not a whole flax msgpack file"):
+        fetch.fetch("celo2", url=url)
+    assert not cache.exists()

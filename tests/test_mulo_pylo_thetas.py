@@ -57,12 +57,22 @@ def test_pylo_files_are_read_as_the_rule_that_is_given(tmp_path, rule, tensors_o
     assert_same(loaded.theta, jax.tree.map(jnp.asarray, theta))
 
 
-def test_a_celo2_file_without_a_rule_asks_for_one(tmp_path):
-    directory = write(tmp_path / "x", celo2_tensors(theta_of(CELO2)))
-    with pytest.raises(ValueError, match=r"give rule=mulo.Celo2\(\) or mulo.Celo2\(or"):
-        mulo.load(directory)
+def test_a_celo2_file_is_the_orthogonalized_form_unless_the_other_is_given(tmp_path):
+    theta = theta_of(CELO2)
+    directory = write(tmp_path / "x", celo2_tensors(theta))
+    loaded = mulo.load(directory)
+    assert loaded.rule == CELO2  # Of the sizes in the file, not of the defaults.
+    assert_same(loaded.theta, jax.tree.map(jnp.asarray, theta))
+    base = mulo.Celo2(hidden_size=4, orthogonalize=False)
+    assert mulo.load(directory, rule=base).rule == base
     with pytest.raises(ValueError, match=r"has the layout of Celo2.*got ELO"):
         mulo.load(directory, rule=ELO)
+
+
+def test_an_elo_file_without_a_rule_is_read_as_the_public_mulo(tmp_path):
+    directory = write(tmp_path / "x", elo_tensors(theta_of(ELO)))
+    with pytest.warns(UserWarning, match="holds no decays"):
+        assert isinstance(mulo.load(directory).rule, mulo.SmallFC)
 
 
 def test_damaged_files_name_the_leaf(tmp_path):
@@ -74,6 +84,11 @@ def test_damaged_files_name_the_leaf(tmp_path):
     bad = tensors | {"b0": np.full(4, np.nan, np.float32)}
     with pytest.raises(ValueError, match="'ff_mod_stack/b0' has NaN"):
         mulo.load(write(tmp_path / "c", bad), rule=CELO2)
+    with pytest.raises(ValueError, match=r"safetensors: hidden_size must be .*got 0"):
+        mulo.load(write(tmp_path / "e", tensors | {"b0": np.ones(0, np.float32)}))
+    missing = {name: x for name, x in tensors.items() if name != "w0.13"}
+    with pytest.raises(ValueError, match="theta lacks leaf 'ff_mod_stack/w0__13'"):
+        mulo.load(write(tmp_path / "f", missing))
     lacking = elo_tensors(theta_of(ELO))
     del lacking["network.output.bias"]
     with pytest.raises(ValueError, match="theta lacks leaf 'nn/b2'"):
@@ -90,7 +105,7 @@ def pack(tree):
     return msgpack.packb(jax.tree.map(array, tree), use_bin_type=True)
 
 
-def test_flax_files_are_recognized_but_for_the_form_of_celo2(tmp_path):
+def test_flax_files_are_recognized_but_for_the_base_form_of_celo2(tmp_path):
     path = tmp_path / "theta.state"
     theta = theta_of(ELO)
     path.write_bytes(pack({"nn": {"~": theta["nn"]}}))
@@ -99,8 +114,7 @@ def test_flax_files_are_recognized_but_for_the_form_of_celo2(tmp_path):
     assert_same(loaded.theta, jax.tree.map(jnp.asarray, theta))
     theta = theta_of(CELO2)
     path.write_bytes(pack({"ff_mod_stack": {"~": theta["ff_mod_stack"]}}))
-    with pytest.raises(ValueError, match="does not say of which form"):
-        mulo.load(path)
+    assert mulo.load(path).rule == CELO2
     base = mulo.Celo2(hidden_size=4, orthogonalize=False)
     loaded = mulo.load(path, rule=base)
     assert loaded.rule == base

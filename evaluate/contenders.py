@@ -1,0 +1,262 @@
+"""Who competes in a sweep: optimizers with their thetas, schedules and step sizes.
+
+A configuration names optimizers; what becomes of a name:
+
+* A hand-designed rule is one contender per schedule asked for.
+* ``mulo`` is every theta that comes without a name, under μP, each called after where
+  it came from; ``theta_init`` the theta of each of those before its meta-training.
+* Any other learned rule is one contender, with the theta given for its name, or the
+  public one if that was fetched. Those in ``optional`` may be missing: the report then
+  says that they were not run and how to get them.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+import mulo
+import mulo.fetch
+import tasks
+from evaluate import axes, optimizers, schedules
+from evaluate import thetas as thetas_lib
+
+Kind = Literal["learned", "hand-designed", "null"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Contender:
+    """An optimizer as it enters a sweep."""
+
+    label: str  # What reports call it; no two alike.
+    optimizer: str  # A name in :mod:`evaluate.optimizers`.
+    kind: Kind
+    summary: str
+    schedules: tuple[str, ...]  # The better of several ("auto").
+    step_size: optimizers.StepSize
+    # Rates tuning begins with; factors on the step of a rule used as meta-trained.
+    grid: tuple[float, ...]
+    hyper: tuple[tuple[str, float], ...]  # Sorted.
+    theta: thetas_lib.Theta | None
+    theta_sha256: str  # Empty for hand-designed ones.
+    needs_num_steps: bool  # Whether its steps depend on the length of the run.
+
+    @property
+    def standard(self) -> bool:
+        """Whether it trains the twins in standard parametrization."""
+        return optimizers.get(self.optimizer).standard
+
+    @property
+    def pretrained(self) -> mulo.Pretrained | None:
+        """The learned optimizer, if it is one."""
+        return None if self.theta is None else self.theta.pretrained
+
+
+@dataclasses.dataclass(frozen=True)
+class NotRun:
+    """An optimizer of the configuration that is not in the sweep."""
+
+    optimizer: str
+    reason: str  # With what to do about it.
+
+
+def enter(
+    config: axes.SweepConfig,
+    theta: Sequence[str] = (),
+    sp_theta: str | None = None,
+) -> tuple[list[Contender], list[NotRun]]:
+    """Make the contenders of a sweep.
+
+    Args:
+      config: Names the optimizers and the schedules.
+      theta: Entries as :mod:`evaluate.thetas` describes; unnamed ones take the place of
+        the configuration's.
+      sp_theta: A theta for the learned rules under the standard parametrization.
+
+    Returns:
+      The contenders in the configuration's order, and what is not run.
+
+    Raises:
+      ValueError: If a theta is missing, damaged or of another architecture, nothing in
+        the sweep can use it, or an optimizer cannot have a schedule.
+    """
+    found = thetas_lib.assign(
+        config.optimizers, [*config.thetas, *theta], sp_theta, given=len(theta)
+    )
+    contenders: list[Contender] = []
+    missing: list[NotRun] = []
+    for name in config.optimizers:
+        spec = optimizers.get(name)
+        if not spec.learned:
+            contenders += _with_schedules(config, name, name, None)
+            continue
+        if name == optimizers.THETA_INIT:
+            for label, given in found.unnamed.items():
+                if optimizers.under_mup(given.pretrained) != "mulo":
+                    continue  # Its step size is the user's: there is none to start at.
+                untrained = _at_initialization(given)
+                made = _with_schedules(config, name, f"{label} at init", untrained)
+                # Thetas of one architecture begin alike.
+                known = {c.theta_sha256 for c in contenders if c.optimizer == name}
+                contenders += [c for c in made if c.theta_sha256 not in known]
+            continue
+        if name == "mulo":
+            for label, given in found.unnamed.items():
+                own = optimizers.under_mup(given.pretrained)
+                contenders += _with_schedules(config, own, label, given)
+            if not found.unnamed:
+                raise ValueError(
+                    "optimizer 'mulo' needs a theta: give --theta=<folder>, or leave "
+                    f"it out of --optimizers (now {','.join(config.optimizers)}); "
+                    "--theta=random is one that was never meta-trained."
+                )
+            continue
+        given = found.named.get(name) or _public(name)
+        if given is not None:
+            contenders += _with_schedules(config, name, name, given)
+        elif name in config.optional:
+            missing.append(NotRun(name, _how_to_get(name)))
+        else:
+            raise ValueError(
+                f"optimizer {name!r} needs a theta: give --theta={name}=<folder>, or "
+                f"leave it out of --optimizers (now {','.join(config.optimizers)}); "
+                f"{name}=random is one that was never meta-trained."
+            )
+    for label, given in found.extra.items():
+        own = optimizers.under_mup(given.pretrained)
+        contenders += _with_schedules(config, own, label, given)
+    unique: dict[str, Contender] = {}
+    for contender in contenders:
+        if contender.label in unique:
+            raise ValueError(
+                f"two contenders are called {contender.label!r}: give one of the "
+                "thetas another name, --theta=NAME=WHERE."
+            )
+        unique[contender.label] = contender
+    if not unique:
+        raise ValueError(
+            "no optimizer of the sweep can be run: "
+            + "; ".join(f"{x.optimizer}: {x.reason}" for x in missing)
+        )
+    return list(unique.values()), missing
+
+
+def _with_schedules(
+    config: axes.SweepConfig,
+    optimizer: str,
+    label: str,
+    theta: thetas_lib.Theta | None,
+) -> list[Contender]:
+    spec = optimizers.get(optimizer)
+    tried: dict[tuple[str, ...], str] = {}
+    for asked in config.schedules:
+        if asked == schedules.DEFAULT:
+            tried[spec.schedule,] = label
+            continue
+        names = schedules.AUTO if asked == "auto" else (asked,)
+        if names != (spec.schedule,) and spec.step_size == "fixed":
+            continue  # A null model is what it is.
+        for name in names:
+            optimizers.check_schedule(optimizer, name)
+        tried.setdefault(
+            names, label if names == (spec.schedule,) else f"{label} · {asked}"
+        )
+    return [
+        Contender(
+            label=own_label,
+            optimizer=optimizer,
+            kind=_kind(spec),
+            summary=spec.summary,
+            schedules=names,
+            step_size=spec.step_size,
+            grid=_grid(config, spec),
+            hyper=tuple(
+                sorted(
+                    optimizers.resolve_hyper(
+                        optimizer, config.hyper.get(optimizer, {})
+                    ).items()
+                )
+            ),
+            theta=theta,
+            theta_sha256=""
+            if theta is None
+            else optimizers.fingerprint(theta.pretrained),
+            needs_num_steps=spec.needs_num_steps
+            if theta is None
+            else optimizers.needs_num_steps(theta.pretrained),
+        )
+        for names, own_label in tried.items()
+    ]
+
+
+def _kind(spec: optimizers.OptimizerSpec) -> Kind:
+    if spec.null:
+        return "null"
+    return "learned" if spec.learned else "hand-designed"
+
+
+def _grid(
+    config: axes.SweepConfig, spec: optimizers.OptimizerSpec
+) -> tuple[float, ...]:
+    if spec.step_size == "lambda":
+        return tuple(sorted({1.0, *config.lambdas}))
+    if spec.step_size == "fixed":
+        return spec.grid
+    return config.grid(spec.name)
+
+
+def _at_initialization(theta: thetas_lib.Theta) -> thetas_lib.Theta:
+    rule = theta.pretrained.rule
+    untrained = jax.tree.map(np.asarray, rule.init(jax.random.key(0)))
+    return thetas_lib.Theta(mulo.Pretrained(rule, untrained, {}), "init")
+
+
+def _public(name: str) -> thetas_lib.Theta | None:
+    """The public theta of a rule, if it was fetched."""
+    rule = name.removeprefix("mu_")
+    source = rule.removesuffix("_base")
+    if source not in mulo.fetch.SOURCES:
+        return None
+    try:
+        path: pathlib.Path = mulo.fetch.fetched(source)
+    except ValueError:
+        return None
+    return thetas_lib.load(name, str(path))
+
+
+def _how_to_get(name: str) -> str:
+    source = name.removeprefix("mu_").removesuffix("_base")
+    if source in mulo.fetch.SOURCES:
+        return (
+            f"weights missing, get them with python -m mulo.fetch {source}, or give "
+            f"--theta={name}=<path>"
+        )
+    return f"no theta was given: meta-train one and give --theta={name}=<folder>"
+
+
+def meta_training_sizes(theta: thetas_lib.Theta | None) -> Mapping[str, Any]:
+    """Return what a card says of the sizes a theta was meta-trained at.
+
+    Returns:
+      ``widths`` and ``depths`` (tuples) and ``horizon_steps`` (shortest and longest
+      run), each only if the card tells.
+    """
+    recipe = {} if theta is None else theta.pretrained.card.get("meta_training", {})
+    found: dict[str, Any] = {}
+    try:
+        names = [tasks.names.parse(n) for n in recipe.get("tasks", ())]
+    except (ValueError, TypeError):
+        return {}
+    for field in ("width", "depth"):
+        values = {getattr(name, field) for name in names} - {None}
+        if values:
+            found[f"{field}s"] = tuple(sorted(values))
+    lengths = [
+        recipe.get("pes", {}).get(f"{end}_length_steps") for end in ("min", "max")
+    ]
+    if all(isinstance(x, int) for x in lengths):
+        found["horizon_steps"] = tuple(lengths)
+    return found

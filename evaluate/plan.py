@@ -1,0 +1,314 @@
+"""What a sweep has to run: programs, and which of their cells are wanted by now.
+
+A *unit* is a compiled program and the settings it serves. Which cells it needs depends
+on what has been found so far (tuning, and rates transferred from the base setting), so
+:func:`wanted` is asked again and again until it names nothing that is missing.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import tasks
+from evaluate import axes, contenders, published, readings, tuning
+from evaluate import cells as cells_lib
+
+Results = Mapping[tuple[float, int], cells_lib.CellResult]  # By rate and seed.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Unit:
+    """Cells of one program, and the settings whose numbers come from them."""
+
+    contender: contenders.Contender
+    program: cells_lib.Program
+    settings: tuple[axes.Setting, ...]  # More than one: horizons read off one run.
+    published_rate: float | None = None  # Of a program that repeats published numbers.
+
+    @property
+    def label(self) -> str:
+        """For people: the task, the contender and the schedule."""
+        kind = "" if self.published_rate is None else " (published)"
+        return (
+            f"{self.program.task} {self.contender.label}{kind} "
+            f"{self.program.schedule} × {self.program.horizon_steps:,}"
+        )
+
+    def cell(self, rate: float, seed: int) -> cells_lib.Cell:
+        """Return the cell of a rate and a seed."""
+        return cells_lib.Cell(program=self.program, learning_rate=rate, seed=seed)
+
+
+def units(
+    config: axes.SweepConfig,
+    entered: Sequence[contenders.Contender],
+    sizes: Mapping[str, tuple[int, int]],
+) -> list[Unit]:
+    """List the programs of a sweep, those of the base setting first.
+
+    Args:
+      config: The sweep.
+      entered: Its contenders.
+      sizes: Training and validation examples of every task's data, by task name.
+    """
+    found: dict[tuple[str, cells_lib.Program], list[axes.Setting]] = {}
+    rates: dict[tuple[str, cells_lib.Program], float] = {}
+    who = {contender.label: contender for contender in entered}
+    all_settings = axes.settings(config)
+    for contender in entered:
+        for setting in all_settings:
+            for schedule in contender.schedules:
+                program = _program(
+                    config, contender, setting, schedule, sizes, all_settings
+                )
+                found.setdefault((contender.label, program), []).append(setting)
+            row = None
+            if config.published and contender.step_size == "rate":
+                row = published.find(contender.optimizer, setting.task)
+            if row is not None:
+                # Their schedule is the rule's usual one, and so is the length.
+                hyper = dict(contender.hyper) | dict(row.hyper)
+                program = dataclasses.replace(
+                    program, hyper=tuple(sorted(hyper.items()))
+                )
+                key = (f"{contender.label} published", program)
+                who[key[0]] = contender
+                found.setdefault(key, []).append(setting)
+                rates[key] = row.learning_rate
+    base = all_settings[0]
+    made = [
+        Unit(
+            contender=who[key[0]],
+            program=key[1],
+            settings=tuple(served),
+            published_rate=rates.get(key),
+        )
+        for key, served in found.items()
+    ]
+    return sorted(made, key=lambda unit: base not in unit.settings)
+
+
+def _program(
+    config: axes.SweepConfig,
+    contender: contenders.Contender,
+    setting: axes.Setting,
+    schedule: str,
+    sizes: Mapping[str, tuple[int, int]],
+    all_settings: Sequence[axes.Setting],
+) -> cells_lib.Program:
+    horizon = setting.horizon_steps
+    if schedule == "constant" and not contender.needs_num_steps:
+        # The run of the longest horizon serves the shorter ones.
+        horizon = max(
+            s.horizon_steps for s in all_settings if s.task == setting.task
+        )
+    task = setting.task_name(sp=contender.standard)
+    train, valid = sizes[setting.task]
+    return cells_lib.Program(
+        task=task,
+        optimizer=contender.optimizer,
+        schedule=schedule,
+        hyper=contender.hyper,
+        horizon_steps=horizon,
+        batch_size=setting.batch_examples,
+        theta_sha256=contender.theta_sha256,
+        num_train_examples=train,
+        num_valid_examples=valid,
+        activations=config.activations,
+    )
+
+
+def data_sizes(config: axes.SweepConfig) -> dict[str, tuple[int, int]]:
+    """Return training and validation examples of every task's data.
+
+    Raises:
+      ValueError: If data are missing or too large.
+    """
+    found, by_data = {}, {}
+    for setting in axes.settings(config):
+        name = tasks.names.parse(setting.task)
+        key = (name.data, name.modality, name.options)
+        if key not in by_data:
+            dataset = tasks.get(
+                setting.task,
+                data_dir=config.data_dir or None,
+                data_budget_bytes=config.data_budget_bytes,
+            ).dataset
+            by_data[key] = tuple(
+                dataset.num_examples(dataset.arrays(s)) for s in ("train", "valid")
+            )
+        found[setting.task] = by_data[key]
+    return found
+
+
+def valid_steps(config: axes.SweepConfig, unit: Unit) -> list[int]:
+    """Return when a unit's runs are validated: evenly, and at every horizon served."""
+    horizon = unit.program.horizon_steps
+    even = {
+        max(1, round(horizon * (i + 1) / config.valid_points))
+        for i in range(config.valid_points)
+    }
+    return sorted(even | {setting.horizon_steps for setting in unit.settings})
+
+
+def tuning_losses(
+    config: axes.SweepConfig, setting: axes.Setting, results: Results
+) -> dict[float, float]:
+    """Return the loss that rates are chosen by, at a setting.
+
+    Args:
+      config: Says how many seeds tuning looks at.
+      setting: Served by the results' program.
+      results: Of one unit.
+
+    Returns:
+      Mean final training loss over the tuning seeds by rate, infinite where one
+      diverged; only of rates with all of these seeds.
+    """
+    found = {}
+    for rate in sorted({rate for rate, _ in results}):
+        runs = [results.get((rate, seed)) for seed in range(config.tuning_seeds)]
+        read = [
+            readings.read_off(run, setting.horizon_steps)
+            for run in runs
+            if run is not None
+        ]
+        if len(read) == config.tuning_seeds:
+            bad = any(reading.diverged for reading in read)
+            mean = sum(reading.final_train_loss for reading in read) / len(read)
+            found[rate] = math.inf if bad else mean
+    return found
+
+
+def wanted(
+    config: axes.SweepConfig,
+    unit: Unit,
+    results: Results,
+    *,
+    transferred: Mapping[axes.Setting, float],
+    failed: frozenset[tuple[float, int]] = frozenset(),
+) -> list[cells_lib.Cell]:
+    """Return the cells that a unit needs, as far as can be said by now.
+
+    Args:
+      config: The sweep.
+      unit: Whose cells.
+      results: What it has.
+      transferred: Rates found at the base setting, by setting served; left out while
+        they are not known.
+      failed: Rates and seeds that could not be run; their rates count as diverged.
+
+    Returns:
+      Cells, those that are there included; a unit is done when none is missing.
+    """
+    every_seed = range(config.num_seeds)
+    tuning_seeds = range(config.tuning_seeds)
+    pairs: dict[tuple[float, int], None] = {}
+
+    def want(rates: Sequence[float], seeds: Sequence[int]) -> None:
+        pairs.update({(rate, seed): None for rate in rates for seed in seeds})
+
+    contender = unit.contender
+    if unit.published_rate is not None:
+        want([unit.published_rate], every_seed)
+    elif contender.step_size == "fixed":
+        want(contender.grid, every_seed)
+    elif contender.step_size == "lambda":
+        if any(_has_lambdas(config, setting) for setting in unit.settings):
+            want(contender.grid, tuning_seeds)
+        want([1.0], every_seed)
+    else:
+        for setting in unit.settings:
+            losses = tuning_losses(config, setting, results)
+            losses |= {rate: math.inf for rate, _ in failed}
+            # Rates run for another horizon, or as transferred ones, are no part of the
+            # search unless it asks for them: else it would depend on their order.
+            looked = _search(config, contender.grid, losses)
+            want(looked, tuning_seeds)
+            known = {rate: losses[rate] for rate in looked if rate in losses}
+            best = tuning.best_rate(known)
+            if best is not None and len(known) == len(looked):
+                want([best], every_seed)
+            if setting in transferred:
+                want([transferred[setting]], every_seed)
+    return [unit.cell(rate, seed) for rate, seed in pairs]
+
+
+def found_rate(
+    config: axes.SweepConfig, unit: Unit, setting: axes.Setting, results: Results
+) -> float | None:
+    """Return the rate that a finished search found at a setting, or None."""
+    losses = tuning_losses(config, setting, results)
+    looked = _search(config, unit.contender.grid, losses)
+    if any(rate not in losses for rate in looked):
+        return None
+    return tuning.best_rate({rate: losses[rate] for rate in looked})
+
+
+def searched(
+    config: axes.SweepConfig, unit: Unit, setting: axes.Setting, results: Results
+) -> dict[float, float]:
+    """Return the tuning losses that the search at a setting looked at, by rate."""
+    losses = tuning_losses(config, setting, results)
+    looked = _search(config, unit.contender.grid, losses)
+    return {rate: losses[rate] for rate in looked if rate in losses}
+
+
+def _search(
+    config: axes.SweepConfig, grid: Sequence[float], losses: Mapping[float, float]
+) -> list[float]:
+    """Replay a search: every rate it has looked at or looks at next."""
+    known: dict[float, float] = {}
+    while True:
+        following = tuning.next_rates(known, grid, config.tuning_refinements)
+        if not following:
+            return list(known)
+        if any(rate not in losses for rate in following):
+            return [*known, *following]
+        known |= {rate: losses[rate] for rate in following}
+
+
+def transfers(config: axes.SweepConfig, unit: Unit) -> bool:
+    """Whether a unit needs rates from the base setting."""
+    return (
+        config.transfer
+        and unit.contender.step_size == "rate"
+        and unit.published_rate is None
+    )
+
+
+def _has_lambdas(config: axes.SweepConfig, setting: axes.Setting) -> bool:
+    base = axes.settings(config)[0]
+    return config.lambdas_at == "all" or (
+        config.lambdas_at == "base" and setting == base
+    )
+
+
+def expected_cells(config: axes.SweepConfig, unit: Unit) -> int:
+    """Guess how many cells a unit will have run in the end: a typical search."""
+    seeds = config.num_seeds
+    contender = unit.contender
+    if unit.published_rate is not None or contender.step_size == "fixed":
+        return seeds
+    if contender.step_size == "lambda":
+        has = any(_has_lambdas(config, setting) for setting in unit.settings)
+        extra = (len(contender.grid) - 1) * config.tuning_seeds if has else 0
+        return seeds + extra
+    looks = len(contender.grid) + min(2, config.tuning_refinements)
+    count = looks * config.tuning_seeds + (seeds - config.tuning_seeds)
+    base = axes.settings(config)[0]
+    if config.transfer and base not in unit.settings:
+        count += seeds // 2  # Often the rate is the one found, or was looked at.
+    return count
+
+
+def describe(unit: Unit) -> dict[str, Any]:
+    """Return a unit's place in the sweep, for lists."""
+    return {
+        "task": unit.program.task,
+        "horizon_steps": unit.program.horizon_steps,
+        "optimizer": unit.contender.label,
+        "schedule": unit.program.schedule,
+        "published": unit.published_rate is not None,
+    }
