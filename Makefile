@@ -29,7 +29,7 @@ help: ## List the targets.
 demo: $(VENV)/.installed-train ## Meta-train on digits, evaluate at unseen widths.
 	$(BIN)/python -m meta_train --config=configs/mulo_digits.py:$(VARIANT) \
 	  --workdir=runs/$(VARIANT)
-	$(BIN)/python -m evaluate --config=configs/evaluate_width.py:$(VARIANT) \
+	$(BIN)/python -m evaluate --config=configs/evaluate/demo.py:$(VARIANT) \
 	  --theta=runs/$(VARIANT)/theta --workdir=runs/$(VARIANT)_eval
 
 test: $(VENV)/.installed-dev ## Run the tests; PYTEST_ARGS="-k mup" picks some.

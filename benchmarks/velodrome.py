@@ -26,29 +26,12 @@ import optax
 
 import tasks
 from benchmarks import _harness
+from evaluate import reference
 
 _BENCHMARK = "velodrome"
 # Their name of a task, ours, and examples per batch.
 TASKS: Mapping[str, tuple[str, int]] = {
-    "ImageMLP_Cifar10_8_Relu32": ("sp-mlp-w32-d1-cifar10:8x8:velodrome", 128),
-    "ImageMLP_Cifar10_256x256_Relu": ("sp-mlp-w256-d2-cifar10:velodrome", 128),
-    "ImageMLP_Cifar10_1024x1024_Relu": ("sp-mlp-w1024-d2-cifar10:velodrome", 128),
-    "ImageMLP_Cifar10_4096x4096_Relu": ("sp-mlp-w4096-d2-cifar10:velodrome", 128),
-    "ImageMLP_Cifar10_8192x8192_Relu": ("sp-mlp-w8192-d2-cifar10:velodrome", 128),
-    "ImageMLP_Cifar10_128x128x128_Relu": ("sp-mlp-w128-d3-cifar10:velodrome", 128),
-    "ImageMLP_FashionMnist_Relu128x128": (
-        "sp-mlp-w128-d2-fashion_mnist:velodrome",
-        128,
-    ),
-    "ImageMLP_FashionMnist8_Relu32": (
-        "sp-mlp-w32-d1-fashion_mnist:8x8:velodrome",
-        128,
-    ),
-    "Conv_Cifar10_32x64x64": ("sp-conv-w32-d3-cifar10:velodrome", 128),
-    "ImageMLPAE_FashionMnist_128x32x128_bs128": (
-        "sp-mlpae-w128-d3-fashion_mnist:velodrome",
-        128,
-    ),
+    theirs: (f"sp-{ours}", 128) for theirs, ours in reference.TASKS.items()
 }
 DEFAULT = ("ImageMLP_Cifar10_8_Relu32", "ImageMLP_Cifar10_256x256_Relu")
 # Half decades, as theirs; the ends of their grid (1e-7 … 1) are far from any optimum.

@@ -97,6 +97,55 @@ class SweepConfig:
         }
         return cls(**values)
 
+    @classmethod
+    def for_one(
+        cls,
+        *,
+        task: str,
+        optimizer: str,
+        widths: tuple[int, ...],
+        learning_rates: tuple[float, ...],
+        schedule: str,
+        num_seeds: int,
+        horizon_steps: int,
+        batch_examples: int,
+        data_dir: str = "",
+    ) -> "SweepConfig":
+        """Build a sweep of one optimizer over widths and learning rates, all seeds."""
+        return cls(
+            tasks=(task,),
+            widths=widths,
+            depths=(),
+            horizons=(horizon_steps,),
+            design="product",
+            optimizers=(optimizer,),
+            optional=(),
+            thetas=(),
+            schedules=(schedule,),
+            num_seeds=num_seeds,
+            batch_examples=batch_examples,
+            batch_examples_of={},
+            learning_rates={optimizer: learning_rates},
+            hyper={},
+            tuning_seeds=num_seeds,
+            tuning_refinements=0,
+            transfer=False,
+            published=False,
+            lambdas=(),
+            lambdas_at="none",
+            valid_points=1,
+            activations=False,
+            data_dir=data_dir,
+            data_budget_bytes=tasks.data.DATA_BUDGET_BYTES,
+            memory_budget_bytes=4 << 30,
+            jobs=0,
+            lanes=0,
+            reference_curves="",
+            bootstrap_samples=1,
+            confidence_frac=0.95,
+            bootstrap_seed=0,
+        )
+
     def __post_init__(self):
         self._check_sizes()
         self._check_optimizers()

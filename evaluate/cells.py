@@ -140,7 +140,9 @@ def read(
     """
     path = cell.path(folder)
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # numpy leaves a file open that it finds to be damaged.
+        content = io.BytesIO(path.read_bytes())
+        with np.load(content, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
         about = json.loads(str(arrays.pop("about")))
         if about["cell"] != json.loads(json.dumps(cell.definition())):
@@ -160,7 +162,7 @@ def read(
     except FileNotFoundError:
         return None
     # What numpy and zipfile raise on damage is not documented: EOFError, zlib.error, …
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         if isinstance(error, OSError) and not isinstance(error, zipfile.BadZipFile):
             if error.errno is not None:
                 raise  # A disk's trouble is not the file's.
@@ -169,7 +171,10 @@ def read(
             file=sys.stderr,
         )
         return None
-    if np.isfinite(result.losses).all() and set(valid_steps) - set(result.valid_steps):
+    finite = np.isfinite(result.losses)
+    steps_finite = len(finite) if finite.all() else int(np.argmin(finite))
+    wanted = {step for step in valid_steps if step <= steps_finite}
+    if wanted - set(result.valid_steps.tolist()):
         return None  # Made for a sweep with other horizons.
     return result
 
@@ -191,4 +196,3 @@ def shard(items: Sequence[Any], shard_spec: str) -> list[Any]:
             f"shard must be i/n with 1 <= i <= n, like 3/8; got {shard_spec!r}"
         )
     return list(items)[int(index) - 1 :: int(count)]
-

@@ -11,7 +11,6 @@ A configuration names optimizers; what becomes of a name:
 """
 
 import dataclasses
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -63,6 +62,12 @@ class NotRun:
     reason: str  # With what to do about it.
 
 
+_NO_THETA_TO_BEGIN = (
+    "the sweep has no theta with a step size of its own: add mulo to --optimizers, or "
+    "give --theta=theta_init=<folder>"
+)
+
+
 def enter(
     config: axes.SweepConfig,
     theta: Sequence[str] = (),
@@ -94,14 +99,20 @@ def enter(
             contenders += _with_schedules(config, name, name, None)
             continue
         if name == optimizers.THETA_INIT:
-            for label, given in found.unnamed.items():
+            trained = {f"{x} at init": theta for x, theta in found.unnamed.items()}
+            if name in found.named:
+                trained = {name: found.named[name]}
+            before = len(contenders)
+            for label, given in trained.items():
                 if optimizers.under_mup(given.pretrained) != "mulo":
                     continue  # Its step size is the user's: there is none to start at.
                 untrained = _at_initialization(given)
-                made = _with_schedules(config, name, f"{label} at init", untrained)
+                made = _with_schedules(config, name, label, untrained)
                 # Thetas of one architecture begin alike.
                 known = {c.theta_sha256 for c in contenders if c.optimizer == name}
                 contenders += [c for c in made if c.theta_sha256 not in known]
+            if len(contenders) == before:
+                missing.append(NotRun(name, _NO_THETA_TO_BEGIN))
             continue
         if name == "mulo":
             for label, given in found.unnamed.items():
@@ -151,19 +162,17 @@ def _with_schedules(
     theta: thetas_lib.Theta | None,
 ) -> list[Contender]:
     spec = optimizers.get(optimizer)
+    several = len(config.schedules) > 1
     tried: dict[tuple[str, ...], str] = {}
     for asked in config.schedules:
-        if asked == schedules.DEFAULT:
+        # A null model is what it is.
+        if asked == schedules.DEFAULT or spec.step_size == "fixed":
             tried[spec.schedule,] = label
             continue
         names = schedules.AUTO if asked == "auto" else (asked,)
-        if names != (spec.schedule,) and spec.step_size == "fixed":
-            continue  # A null model is what it is.
         for name in names:
             optimizers.check_schedule(optimizer, name)
-        tried.setdefault(
-            names, label if names == (spec.schedule,) else f"{label} · {asked}"
-        )
+        tried.setdefault(names, f"{label} · {asked}" if several else label)
     return [
         Contender(
             label=own_label,
@@ -216,19 +225,17 @@ def _at_initialization(theta: thetas_lib.Theta) -> thetas_lib.Theta:
 
 def _public(name: str) -> thetas_lib.Theta | None:
     """The public theta of a rule, if it was fetched."""
-    rule = name.removeprefix("mu_")
-    source = rule.removesuffix("_base")
+    source = name.removeprefix("mu_")
     if source not in mulo.fetch.SOURCES:
         return None
-    try:
-        path: pathlib.Path = mulo.fetch.fetched(source)
-    except ValueError:
+    if not (mulo.fetch.folder(source) / mulo.fetch.RECORD_NAME).is_file():
         return None
-    return thetas_lib.load(name, str(path))
+    # By its name: the file does not say which of the two Celo2 it is.
+    return thetas_lib.load(name, source)
 
 
 def _how_to_get(name: str) -> str:
-    source = name.removeprefix("mu_").removesuffix("_base")
+    source = name.removeprefix("mu_")
     if source in mulo.fetch.SOURCES:
         return (
             f"weights missing, get them with python -m mulo.fetch {source}, or give "
@@ -247,7 +254,11 @@ def meta_training_sizes(theta: thetas_lib.Theta | None) -> Mapping[str, Any]:
     recipe = {} if theta is None else theta.pretrained.card.get("meta_training", {})
     found: dict[str, Any] = {}
     try:
-        names = [tasks.names.parse(n) for n in recipe.get("tasks", ())]
+        names = [
+            tasks.names.parse(name)
+            for entry in recipe.get("tasks", ())
+            for name in tasks.names.expand(entry)
+        ]
     except (ValueError, TypeError):
         return {}
     for field in ("width", "depth"):

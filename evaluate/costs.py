@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 import tasks
-from evaluate import optimizers, plan
+from evaluate import axes, optimizers, plan
 
 # Of one core of the CPUs this was measured on, and of the compilation of a program.
 _FLOPS_PER_SEC = 35e9
@@ -46,12 +46,19 @@ class Cost:
 
 
 @functools.cache
-def of_task(name: str, batch_size: int, data_dir: str) -> tuple[float, float, int]:
+def of_task(
+    name: str, batch_size: int, data_dir: str, data_budget_bytes: int
+) -> tuple[float, float, int]:
     """Return FLOPs of loss and gradient, cubes of matrices, and parameters.
 
     The second is what orthogonalizing every hidden matrix once costs, in FLOPs.
     """
-    task = tasks.get(name, batch_size=batch_size, data_dir=data_dir or None)
+    task = tasks.get(
+        name,
+        batch_size=batch_size,
+        data_dir=data_dir or None,
+        data_budget_bytes=data_budget_bytes,
+    )
     params = jax.eval_shape(task.init, jax.random.key(0))
     index = jax.ShapeDtypeStruct((batch_size,), "int32")
     arrays = jax.tree.map(
@@ -80,16 +87,20 @@ def of_task(name: str, batch_size: int, data_dir: str) -> tuple[float, float, in
     return float(analysis.get("flops", 0.0)), cubes, count
 
 
-def of_unit(unit: plan.Unit, data_dir: str, measured: float | None = None) -> Cost:
+def of_unit(
+    config: axes.SweepConfig, unit: plan.Unit, measured: float | None = None
+) -> Cost:
     """Guess what a unit costs.
 
     Args:
-      unit: Of a sweep.
-      data_dir: As in :func:`tasks.get`.
+      config: The sweep.
+      unit: Of it.
       measured: Seconds per step of runs that are there, if any.
     """
     program = unit.program
-    flops, cubes, count = of_task(program.task, program.batch_size, data_dir)
+    flops, cubes, count = of_task(
+        program.task, program.batch_size, config.data_dir, config.data_budget_bytes
+    )
     rule = _rule(unit)
     orthogonal = cubes if rule in _ORTHOGONAL else 0.0
     secs = (
@@ -140,4 +151,3 @@ def size(num_bytes: float) -> str:
             return f"{num_bytes:.3g} {unit}"
         num_bytes /= 1024
     raise AssertionError
-

@@ -101,7 +101,10 @@ def run(
     own = {id(unit) for unit in mine}
     first = [u for u in mine if base in u.settings]
     second = [u for u in mine if base not in u.settings]
-    weights = {id(unit): _weight(config, unit, folder) for unit in mine}
+    weights = {
+        id(unit): secs
+        for unit, _, _, secs, _ in estimate(config, all_units, mine, folder)
+    }
     pool = _Pool(config, folder, min(jobs(config), max(1, len(mine))))
     done, found_failures, waiting = 0, [], 0
     with _bar(sum(weights.values())) as bar, pool:
@@ -151,27 +154,48 @@ def rates_for(
     return {setting: rate for setting in unit.settings}
 
 
-def _weight(config: axes.SweepConfig, unit: plan.Unit, folder: pathlib.Path) -> float:
-    """Guess the seconds that a unit still takes."""
-    results = results_of(config, unit, folder)
-    left = max(0, plan.expected_cells(config, unit) - len(results))
+def _left(
+    config: axes.SweepConfig,
+    unit: plan.Unit,
+    folder: pathlib.Path,
+    moved: Mapping[axes.Setting, float],
+) -> tuple[plan.Results, int]:
+    """Return what a unit has, and guess how many cells it still runs."""
+    results = results_of(config, unit, folder, moved)
+    named = plan.wanted(config, unit, results, transferred=moved)
+    missing = sum((c.learning_rate, c.seed) not in results for c in named)
+    complete = moved or not plan.transfers(config, unit)
+    if complete and not missing:
+        return results, 0
+    return results, max(missing, plan.expected_cells(config, unit) - len(results))
+
+
+def _secs(
+    config: axes.SweepConfig, unit: plan.Unit, results: plan.Results, left: int
+) -> float:
+    """Guess the seconds that some cells of a unit take."""
     if not left:
         return 1e-3
     measured = [r.secs_per_step for r in results.values()]
-    cost = costs.of_unit(unit, config.data_dir, min(measured, default=None))
+    cost = costs.of_unit(config, unit, min(measured, default=None))
     return cost.compile_secs + left * cost.secs_per_step * unit.program.horizon_steps
 
 
 def estimate(
-    config: axes.SweepConfig, mine: Sequence[plan.Unit], folder: pathlib.Path
+    config: axes.SweepConfig,
+    all_units: Sequence[plan.Unit],
+    mine: Sequence[plan.Unit],
+    folder: pathlib.Path,
 ) -> list[tuple[plan.Unit, int, int, float, float]]:
     """Guess what is left: units, cells there and not, seconds on a core, bytes."""
+    rates = transferred(config, all_units, folder)
     found = []
     for unit in mine:
-        results = results_of(config, unit, folder)
-        left = max(0, plan.expected_cells(config, unit) - len(results))
-        memory = costs.of_unit(unit, config.data_dir).bytes_per_run
-        found.append((unit, len(results), left, _weight(config, unit, folder), memory))
+        moved = rates_for(config, unit, rates)
+        results, left = _left(config, unit, folder, moved)
+        memory = costs.of_unit(config, unit).bytes_per_run if left else 0.0
+        secs = _secs(config, unit, results, left)
+        found.append((unit, len(results), left, secs, memory))
     return found
 
 
@@ -223,6 +247,17 @@ class _Pool:
             initargs=(available[index % len(available)], self._messages),
         )
 
+    def _submit(
+        self, index: int, unit: plan.Unit, rates: Mapping[axes.Setting, float]
+    ) -> concurrent.futures.Future:
+        arguments = (_work, self._config, unit, self._folder, rates, index)
+        try:
+            return self._executors[index].submit(*arguments)
+        except concurrent.futures.process.BrokenProcessPool:
+            # It died with nothing to do.
+            self._executors[index] = self._start(index)
+            return self._executors[index].submit(*arguments)
+
     def run(
         self,
         units: Sequence[tuple[plan.Unit, Mapping[axes.Setting, float], float]],
@@ -244,9 +279,7 @@ class _Pool:
             while waiting and free:
                 index = free.pop(0)
                 unit, rates, weight = waiting.pop(0)
-                future = self._executors[index].submit(
-                    _work, self._config, unit, self._folder, rates, index
-                )
+                future = self._submit(index, unit, rates)
                 running[future] = (index, unit, _Progress(bar, weight))
             self._drain({i: p for i, _, p in running.values()})
             ended, _ = concurrent.futures.wait(
@@ -329,4 +362,3 @@ def _bar(total: float) -> Any:
         dynamic_ncols=True,
         bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
     )
-

@@ -172,9 +172,12 @@ def _chosen(config, contender, setting, tuned, rates, base) -> list[Entry | None
         rate = contender.grid[0] if kind == "fixed" else 1.0
         made = [_entry(config, u, setting, r, rate, kind) for u, r in tuned]
         return [_better(made)]
+    # A grid of one rate that is not refined tunes nothing.
+    alone = len(contender.grid) == 1 and not config.tuning_refinements
+    kind = "fixed" if alone else "per_cell"
     per_cell, transferred = [], []
     for unit, results in tuned:
-        rate = plan.found_rate(config, unit, setting, results)
+        rate = plan.reported_rate(config, unit, setting, results)
         if rate is not None:
             per_cell.append(_entry(config, unit, setting, results, rate, "per_cell"))
         moved = rates.get((contender.label, unit.program.schedule))

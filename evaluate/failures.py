@@ -5,8 +5,8 @@ import hashlib
 import json
 import pathlib
 
-from evaluate import files, plan
 from evaluate import cells as cells_lib
+from evaluate import files, plan
 
 _FOLDER = "failures"
 

@@ -2,11 +2,13 @@
 
     python -m evaluate.lr_transfer --task=transformer-d2-k16-tiny_shakespeare \
         --optimizer=mu_adam --widths=64,128,256,512
+    python -m evaluate.lr_transfer --optimizer=mu_celo2 --theta=celo2 --schedule=cosine
 
 Trains every width at every learning rate and compares where the minima lie: passed when
 the best rates of all widths are within one grid step of each other. The sweep's own
-cells are used (:mod:`evaluate.sweep`), so a stopped run goes on where it was.
-Optimizers of the standard parametrization train the task's ``sp-`` twin.
+cells are used (:mod:`evaluate.engine`), so a stopped run goes on where it was.
+Optimizers of the standard parametrization train the task's ``sp-`` twin. Learned rules
+that leave the step size to the user (Celo2, ELO) are checked like the others.
 
 Exit status 0: the best rate transfers; 1: it moves, or lies at the end of the grid at
 every width; 2: bad input.
@@ -24,11 +26,24 @@ from collections.abc import Sequence
 import numpy as np
 from absl import flags
 
-from evaluate import cells as cells_lib
-from evaluate import command, coord_report, files, optimizers, style, sweep, tables
+import tasks
+from evaluate import (
+    axes,
+    command,
+    contenders,
+    coord_report,
+    engine,
+    files,
+    optimizers,
+    plan,
+    style,
+    tables,
+)
 
 _TASK = flags.DEFINE_string("task", "mlp-d3-digits", "μP template without a width.")
-_OPTIMIZER = flags.DEFINE_string("optimizer", "mu_adam", "Not a learned one.")
+_OPTIMIZER = flags.DEFINE_string("optimizer", "mu_adam", "One with a rate to tune.")
+_THETA = flags.DEFINE_string("theta", None, "Of a learned one: name, folder or file.")
+_SCHEDULE = flags.DEFINE_string("schedule", "constant", "Or cosine, wsd, linear.")
 _WIDTHS = flags.DEFINE_list("widths", "64,128,256,512", "Widths.")
 _RATES = flags.DEFINE_list(
     "learning_rates", "0.016,0.032,0.064,0.128,0.256,0.512", "By equal factors."
@@ -80,19 +95,6 @@ class Transfer:
         return tuple(
             width for width, i in zip(self.widths, self.best, strict=True) if i in ends
         )
-
-
-def collect(results: Sequence[cells_lib.CellResult]) -> Transfer:
-    """Arrange the cells of one optimizer by width and learning rate."""
-    losses: dict[tuple[int, float], list[float]] = {}
-    for result in results:
-        width = sweep.width_of(result.cell)
-        loss = np.inf if result.diverged else result.final_train_loss
-        losses.setdefault((width, result.cell.learning_rate), []).append(loss)
-    widths = tuple(sorted({width for width, _ in losses}))
-    rates = tuple(sorted({rate for _, rate in losses}))
-    table = [[float(np.mean(losses[w, r])) for r in rates] for w in widths]
-    return Transfer(widths, rates, np.array(table))
 
 
 def describe(transfer: Transfer, title: str) -> str:
@@ -152,18 +154,38 @@ def png(transfer: Transfer, title: str) -> bytes:
     return style.png(fig)
 
 
-def run(config: sweep.SweepConfig, workdir: pathlib.Path) -> Transfer:
+def run(
+    config: axes.SweepConfig, workdir: pathlib.Path, theta: str | None = None
+) -> Transfer:
     """Train what is missing of a sweep with one optimizer; return the losses.
 
+    Args:
+      config: As :meth:`evaluate.axes.SweepConfig.for_one` makes it.
+      workdir: Gets ``cells/``.
+      theta: Of a learned optimizer.
+
     Raises:
-      ValueError: If the config names a learned optimizer, several, or bad input.
+      ValueError: If the theta is missing or of another rule, there is bad input, or a
+        run failed.
       OSError: If the workdir cannot be written.
     """
-    cells = sweep.plan(config, {})
+    given = [f"{config.optimizers[0]}={theta}"] if theta else []
+    entered, _ = contenders.enter(config, given)
+    units = plan.units(config, entered, plan.data_sizes(config))
     folder = workdir / "cells"
-    sweep.run(config, cells, {}, folder)
-    results = [cells_lib.read(folder, cell) for cell in cells]
-    return collect([result for result in results if result is not None])
+    outcome = engine.run(config, units, units, folder)
+    if outcome.failures:
+        first = outcome.failures[0]
+        raise ValueError(f"{first.what} failed: {first.reason}")
+    rates = config.grid(config.optimizers[0])
+    by_width = {}
+    for unit in units:
+        (setting,) = unit.settings
+        results = engine.results_of(config, unit, folder)
+        losses = plan.tuning_losses(config, setting, results)
+        by_width[setting.width] = [losses[rate] for rate in rates]
+    widths = tuple(sorted(by_width))
+    return Transfer(widths, rates, np.array([by_width[width] for width in widths]))
 
 
 def _rates(texts: Sequence[str]) -> tuple[float, ...]:
@@ -175,7 +197,7 @@ def _rates(texts: Sequence[str]) -> tuple[float, ...]:
         ) from None
 
 
-def _config() -> sweep.SweepConfig:
+def _config() -> axes.SweepConfig:
     widths = coord_report.parse_sizes("widths", _WIDTHS.value)
     rates = _rates(_RATES.value)
     if len(widths) < 2 or len(rates) < 3:
@@ -183,16 +205,17 @@ def _config() -> sweep.SweepConfig:
             "widths must be two or more and learning_rates three or more, or nothing "
             f"can move; got {widths} and {rates}."
         )
-    if optimizers.get(_OPTIMIZER.value).learned:
+    if optimizers.get(_OPTIMIZER.value).step_size != "rate":
         raise ValueError(
             f"optimizer must be one with a learning rate to tune; {_OPTIMIZER.value!r} "
-            "is learned."
+            "is used with the step it was meta-trained or made with."
         )
-    return sweep.SweepConfig.for_one(
+    return axes.SweepConfig.for_one(
         task=_TASK.value,
         optimizer=_OPTIMIZER.value,
         widths=widths,
         learning_rates=rates,
+        schedule=_SCHEDULE.value,
         num_seeds=_SEEDS.value,
         horizon_steps=_STEPS.value,
         batch_examples=_BATCH.value,
@@ -204,9 +227,11 @@ def main() -> int:
     """Run the check; return the exit status."""
     workdir = pathlib.Path(_WORKDIR.value)
     config = _config()
-    transfer = run(config, workdir)
-    name = config.task_name(_OPTIMIZER.value, config.widths[0])
-    title = f"{_OPTIMIZER.value} on {name.replace(f'-w{config.widths[0]}', '')}"
+    transfer = run(config, workdir, _THETA.value)
+    sp = "sp-" if optimizers.get(_OPTIMIZER.value).standard else ""
+    title = f"{_OPTIMIZER.value} on {sp}{tasks.names.parse(_TASK.value)}"
+    if _SCHEDULE.value != "constant":
+        title += f", {_SCHEDULE.value}"
     text = describe(transfer, f"{title}, {_STEPS.value} steps: final training loss")
     plot = files.write_bytes(workdir / "lr_transfer.png", png(transfer, title))
     values = {

@@ -10,7 +10,7 @@ Reference for the idea: OptDistil's baseline, and facts about μP with orthogona
 steps in :func:`mulo.mup.update_multipliers`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import jax
@@ -67,7 +67,7 @@ def null_muon(
             mulo.mup.align(mup, params, scalings=mup),
         )
 
-    parts = {
+    parts: dict[Hashable, optax.GradientTransformation] = {
         "muon": mulo.muon(learning_rate, mup=mup, consistent_rms=1.0),
         "rest": null_adam(learning_rate, mup=mup),
     }

@@ -122,8 +122,9 @@ def _spec(name: str, rule: str, extra: Hyper, standard: bool) -> OptimizerSpec:
     full_name = name if standard else _MU + name
     hyper: dict[str, float] = {}
     # Celo2 and ELO leave the step size to the user.
+    architecture: Any = info.make  # Of a learned rule: a class.
     own_step = info.learned and not any(
-        field.name == "learning_rate" for field in dataclasses.fields(info.make)
+        field.name == "learning_rate" for field in dataclasses.fields(architecture)
     )
     found = rates.of(full_name, standard=standard, learned=own_step)
     if not info.learned:
@@ -259,7 +260,7 @@ def build(
             f"optimizer {name!r} needs a theta; give --theta, or --theta=random for "
             "one that was never meta-trained"
         )
-    rate: optax.ScalarOrSchedule = learning_rate
+    rate: Any = learning_rate
     if schedule != "constant":
         if num_steps is None:
             raise ValueError(f"schedule {schedule!r} needs num_steps; got None.")

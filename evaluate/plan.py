@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tasks
-from evaluate import axes, contenders, published, readings, tuning
+from evaluate import axes, contenders, optimizers, published, readings, tuning
 from evaluate import cells as cells_lib
 
 Results = Mapping[tuple[float, int], cells_lib.CellResult]  # By rate and seed.
@@ -64,10 +64,14 @@ def units(
                 )
                 found.setdefault((contender.label, program), []).append(setting)
             row = None
+            # With the rule's usual schedule only.
+            usual = optimizers.get(contender.optimizer).schedule
             if config.published and contender.step_size == "rate":
                 row = published.find(contender.optimizer, setting.task)
-            if row is not None:
-                # Their schedule is the rule's usual one, and so is the length.
+            if row is not None and usual in contender.schedules:
+                program = _program(
+                    config, contender, setting, usual, sizes, all_settings
+                )
                 hyper = dict(contender.hyper) | dict(row.hyper)
                 program = dataclasses.replace(
                     program, hyper=tuple(sorted(hyper.items()))
@@ -100,9 +104,7 @@ def _program(
     horizon = setting.horizon_steps
     if schedule == "constant" and not contender.needs_num_steps:
         # The run of the longest horizon serves the shorter ones.
-        horizon = max(
-            s.horizon_steps for s in all_settings if s.task == setting.task
-        )
+        horizon = max(s.horizon_steps for s in all_settings if s.task == setting.task)
     task = setting.task_name(sp=contender.standard)
     train, valid = sizes[setting.task]
     return cells_lib.Program(
@@ -123,22 +125,20 @@ def data_sizes(config: axes.SweepConfig) -> dict[str, tuple[int, int]]:
     """Return training and validation examples of every task's data.
 
     Raises:
-      ValueError: If data are missing or too large.
+      ValueError: If data are missing or too large, or a task cannot have its size.
     """
-    found, by_data = {}, {}
+    found: dict[str, tuple[int, int]] = {}
     for setting in axes.settings(config):
-        name = tasks.names.parse(setting.task)
-        key = (name.data, name.modality, name.options)
-        if key not in by_data:
+        if setting.task not in found:
             dataset = tasks.get(
                 setting.task,
                 data_dir=config.data_dir or None,
                 data_budget_bytes=config.data_budget_bytes,
             ).dataset
-            by_data[key] = tuple(
+            train, valid = (
                 dataset.num_examples(dataset.arrays(s)) for s in ("train", "valid")
             )
-        found[setting.task] = by_data[key]
+            found[setting.task] = train, valid
     return found
 
 
@@ -228,8 +228,9 @@ def wanted(
             want(looked, tuning_seeds)
             known = {rate: losses[rate] for rate in looked if rate in losses}
             best = tuning.best_rate(known)
-            if best is not None and len(known) == len(looked):
-                want([best], every_seed)
+            if len(known) == len(looked):
+                # Where all of them diverged, the smallest shows it.
+                want([min(looked) if best is None else best], every_seed)
             if setting in transferred:
                 want([transferred[setting]], every_seed)
     return [unit.cell(rate, seed) for rate, seed in pairs]
@@ -238,12 +239,30 @@ def wanted(
 def found_rate(
     config: axes.SweepConfig, unit: Unit, setting: axes.Setting, results: Results
 ) -> float | None:
-    """Return the rate that a finished search found at a setting, or None."""
+    """Return the rate that a finished search found at a setting, or None.
+
+    None also where every rate diverged: there is nothing to transfer.
+    """
     losses = tuning_losses(config, setting, results)
     looked = _search(config, unit.contender.grid, losses)
     if any(rate not in losses for rate in looked):
         return None
     return tuning.best_rate({rate: losses[rate] for rate in looked})
+
+
+def reported_rate(
+    config: axes.SweepConfig, unit: Unit, setting: axes.Setting, results: Results
+) -> float | None:
+    """Return the rate that a report shows: the one found, else the smallest looked at.
+
+    None while the search is not finished.
+    """
+    losses = tuning_losses(config, setting, results)
+    looked = _search(config, unit.contender.grid, losses)
+    if any(rate not in losses for rate in looked):
+        return None
+    best = tuning.best_rate({rate: losses[rate] for rate in looked})
+    return min(looked) if best is None else best
 
 
 def searched(

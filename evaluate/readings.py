@@ -13,8 +13,8 @@ from evaluate import cells as cells_lib
 from evaluate import curves
 
 DIVERGENCE_RULE = (
-    "a run diverged when a minibatch loss up to the horizon was not finite, or when its "
-    "final training loss exceeds min(1.1 * max(loss at step 0, ln(classes)), 2 * "
+    "a run diverged when a minibatch loss up to the horizon was not finite, or when "
+    "its final training loss exceeds min(1.1 * max(loss at step 0, ln(classes)), 2 * "
     "ln(classes)), or 1.1 * loss at step 0 where there are no classes"
 )
 FINAL_LOSS_RULE = (

@@ -51,7 +51,7 @@ def load(path: str) -> Curves:
         return {}
     try:
         values = json.loads(pathlib.Path(path).read_text())["curves"]
-        return {
+        found = {
             ours: (
                 np.array(values[theirs]["steps"], np.float64),
                 np.minimum.accumulate(np.array(values[theirs]["loss"], np.float64)),
@@ -59,6 +59,9 @@ def load(path: str) -> Curves:
             for theirs, ours in TASKS.items()
             if theirs in values
         }
+        for steps, losses in found.values():
+            curves_lib.reference_steps(steps, losses, math.inf)  # Checks them.
+        return found
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"reference_curves: {path} is no file of VeLOdrome's curves "
@@ -115,3 +118,16 @@ def speedups(study: entries.Study, curves: Curves) -> dict[str, Any]:
                 }
             )
     return {"reference_speedups": by_setting, "reference_iqm": iqm}
+
+
+def warnings(study: entries.Study, curves: Curves) -> list[str]:
+    """Say which of VeLOdrome's tasks have no speed-up for want of a curve."""
+    known = set(TASKS.values())
+    tasks = dict.fromkeys(s.task for s in study.settings)
+    missing = [t for t in tasks if t in known and t not in curves]
+    if not missing:
+        return []
+    return [
+        f"no speed-up over VeLOdrome's tuned Adam on {', '.join(missing)}: give "
+        "--config.reference_curves=<file> (configs/evaluate/velodrome.py says which)."
+    ]

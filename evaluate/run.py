@@ -64,7 +64,7 @@ def run(
     for missing in not_run:
         print(f"not run: {missing.optimizer}: {missing.reason}")
     if list_only or dry_run:
-        print(_overview(settings, mine, folder, estimate=dry_run))
+        print(_overview(settings, units, mine, folder, estimate=dry_run))
         return 0
     config_json = _of_the_sweep(config).to_json(indent=1)
     for line in _changes(workdir / "config.json", config_json):
@@ -112,6 +112,7 @@ def run(
         return 1
     values = summary.summarize(study)
     values |= reference.speedups(study, curves)
+    values["warnings"] += reference.warnings(study, curves)
     table = tables.results(readings)
     files.write_bytes(workdir / "results.csv", tables.csv(table))
     files.write_bytes(workdir / "results.parquet", tables.parquet(table))
@@ -135,13 +136,20 @@ def _is_incomplete(settings, units, folder, rates) -> bool:
     return False
 
 
-def _overview(settings, mine, folder, *, estimate: bool) -> str:
+def _overview(settings, units, mine, folder, *, estimate: bool) -> str:
     rows = [["program", "settings", "cells there", "to run"]]
     if estimate:
         rows[0] += ["time on a core", "memory of a run"]
     secs, memory = 0.0, 0.0
-    for unit, there, left, cost, size in engine.estimate(settings, mine, folder):
-        rows.append([unit.label, str(len(unit.settings)), str(there), f"about {left}"])
+    for unit, there, left, cost, size in engine.estimate(settings, units, mine, folder):
+        rows.append(
+            [
+                unit.label,
+                str(len(unit.settings)),
+                str(there),
+                f"about {left}" if left else "none",
+            ]
+        )
         if estimate:
             rows[-1] += [costs.span(cost), costs.size(size)]
         secs, memory = secs + cost, max(memory, size)

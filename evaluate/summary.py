@@ -13,8 +13,18 @@ from typing import Any
 
 import numpy as np
 
-from evaluate import axes, comparisons, contenders, curves, entries, ranges
-from evaluate import statistics, tuning, verdict
+from evaluate import (
+    axes,
+    comparisons,
+    contenders,
+    curves,
+    entries,
+    outcomes,
+    ranges,
+    statistics,
+    tuning,
+    verdict,
+)
 from evaluate import readings as readings_lib
 
 MEASURES = {
@@ -26,22 +36,21 @@ STATISTICS_RULE = (
     "interquartile mean over the seeds that did not diverge, with a stratified "
     "bootstrap percentile interval; divergences are counted beside it"
 )
-OUTCOME_RULE = (
-    "a setting is won (lost) when the 95 % interval of the mean difference over shared "
-    "seeds, by Student's paired t, lies below (above) zero, or when one of the two "
-    "diverged and the other did not; with one seed, when the losses differ by more than "
-    "0.5 %; otherwise it is undecided and counts half"
-)
 WIN_RATE_RULE = (
     "win rate = settings won plus half of the undecided, with Clopper and Pearson's "
-    "interval, as if settings were independent; a line beats (loses to) another when "
-    "the interval lies above (below) one half"
+    "interval, as if settings were independent: what it says of other settings"
+)
+MARGIN_RULE = (
+    "margin = geometric mean over settings and shared seeds of the ratio of losses, "
+    "less one, with Student's interval over the seeds (these settings, not others); "
+    "runs that diverged are left out of it and counted: who diverged more often cannot "
+    "win"
 )
 SPEEDUP_RULE = (
     "speed-up = horizon / first step at which the mean training loss of the last 5 % "
     "of steps is at or below the other's final training loss, interpolated, 0 when "
-    "never, the mean over seeds; in time, multiplied by the ratio of wall-clock seconds "
-    "per step, without compilation"
+    "never, the mean over seeds; in time, multiplied by the ratio of wall-clock "
+    "seconds per step, without compilation"
 )
 _PROFILE_THRESHOLDS = np.geomspace(1.0, 4.0, 61)
 
@@ -94,8 +103,9 @@ def summarize(study: entries.Study) -> dict[str, Any]:
             "final_loss": readings_lib.FINAL_LOSS_RULE,
             "tuning": tuning.TUNING_RULE,
             "statistics": STATISTICS_RULE,
-            "outcome": OUTCOME_RULE,
+            "outcome": outcomes.OUTCOME_RULE,
             "win_rate": WIN_RATE_RULE,
+            "margin": MARGIN_RULE,
             "speedup": SPEEDUP_RULE,
         },
         "reference_speedups": [],
@@ -147,27 +157,15 @@ def matrix(study: entries.Study, subject: str, measure: str) -> dict[str, Any]:
                 "low": found.low,
                 "high": found.high,
             }
-        rows.append({"opponent": opponent, "cells": cells, "win_rate": rate})
+        rows.append(
+            {
+                "opponent": opponent,
+                "cells": cells,
+                "win_rate": rate,
+                "margin": _margin(study, subject, opponent, measure),
+            }
+        )
     return {"subject": subject, "measure": measure, "rows": rows}
-
-
-def outcome(
-    study: entries.Study, mine: np.ndarray, theirs: np.ndarray
-) -> tuple[int, float | None]:
-    """Decide a setting by ``OUTCOME_RULE``; return it with the t test's p-value."""
-    shared = min(len(mine), len(theirs))
-    pair = mine[:shared], theirs[:shared]
-    if shared > 1 and np.isfinite(pair).all():
-        test = comparisons.paired_test(*pair)
-        assert test.interval is not None
-        won = comparisons.is_below(test.interval, 0.0)
-        lost = comparisons.is_above(test.interval, 0.0)
-        return int(won) - int(lost), test.t_p_value
-    if shared > 1 and np.isfinite(pair[0]).any() and np.isfinite(pair[1]).any():
-        # Some seeds of one diverged: worse, unless the other's did as often.
-        bad = [int(np.sum(~np.isfinite(x))) for x in pair]
-        return (bad[0] < bad[1]) - (bad[0] > bad[1]), None
-    return comparisons.outcome(*pair, **bootstrap(study.config)), None
 
 
 def bootstrap(config: axes.SweepConfig) -> dict[str, Any]:
@@ -197,12 +195,13 @@ def warnings(study: entries.Study) -> list[str]:
     found = []
     for entry in study.entries:
         where = f"{entry.key} at {entry.setting.label}"
-        if entry.interior is False:
+        lost = entry.num_diverged == len(entry.readings)
+        if entry.interior is False and not lost:
             found.append(
                 f"{where}: the tuned rate {entry.learning_rate:g} is not known to be "
                 "the best: the budget of the search ended at an open side."
             )
-        if entry.num_diverged == len(entry.readings):
+        if lost:
             found.append(
                 f"{where}: every seed diverged (rate {entry.learning_rate:g})."
             )
@@ -211,13 +210,14 @@ def warnings(study: entries.Study) -> list[str]:
                 f"{where}: {entry.num_diverged} of {len(entry.readings)} seeds "
                 f"diverged at rate {entry.learning_rate:g}; they are left out of means."
             )
+    invited = any(c.kind == "hand-designed" for c in study.contenders)
     for setting in study.settings:
         here = [e for e in study.entries if e.setting == setting]
         hand = [e for e in here if e.contender.kind == "hand-designed"]
-        if hand and all(e.num_diverged == len(e.readings) for e in hand):
-            found.append(f"{setting.label}: no baseline succeeded.")
-        if not hand:
+        if not invited:
             found.append(f"{setting.label}: no hand-designed baseline was run.")
+        elif all(e.num_diverged == len(e.readings) for e in hand):
+            found.append(f"{setting.label}: no baseline succeeded.")
     seeds = study.config.num_seeds
     if seeds < 3:
         found.append(
@@ -263,9 +263,7 @@ def _title(study: entries.Study) -> str:
     return f"Generalization{over}: {names}{more}"
 
 
-def _setting(
-    study: entries.Study, index: int, setting: axes.Setting
-) -> dict[str, Any]:
+def _setting(study: entries.Study, index: int, setting: axes.Setting) -> dict[str, Any]:
     learned = [c for c in study.contenders if c.kind == "learned" and c.theta]
     known = contenders.meta_training_sizes(learned[0].theta) if learned else {}
     return {
@@ -295,12 +293,7 @@ def _entry(
         found = interval(study, entry, field)
         if found is None:
             return None
-        return {
-            "estimate": found.estimate,
-            "low": found.low,
-            "high": found.high,
-            "seeds": [getattr(r, field) for r in entry.readings],
-        }
+        return {"estimate": found.estimate, "low": found.low, "high": found.high}
 
     return {
         "setting": index[entry.setting],
@@ -316,6 +309,8 @@ def _entry(
         "best_valid_loss": values("best_valid_loss"),
         "valid_accuracy": values("final_valid_accuracy"),
         "area_under_curve": values("area_under_curve"),
+        # By seed, null where it diverged.
+        "scores": {name: entry.scores(field) for name, field in MEASURES.items()},
         "num_seeds": len(entry.readings),
         "num_diverged": entry.num_diverged,
         "secs_per_step": entry.secs_per_step(),
@@ -328,12 +323,41 @@ def _compared(
     study: entries.Study, mine: entries.Entry, theirs: entries.Entry, measure: str
 ) -> dict[str, Any]:
     field = MEASURES[measure]
-    found, p_value = outcome(study, mine.scores(field), theirs.scores(field))
+    found, p_value = outcomes.decide(mine.scores(field), theirs.scores(field))
     ours, other = (interval(study, entry, field) for entry in (mine, theirs))
     margin = None
     if ours is not None and other is not None and other.estimate > 0:
         margin = ours.estimate / other.estimate - 1
     return {"outcome": found, "margin_frac": margin, "p_value": p_value}
+
+
+def _margin(
+    study: entries.Study, subject: str, opponent: str, measure: str
+) -> dict[str, Any] | None:
+    """Geometric mean of the ratio of losses, less one, by ``MARGIN_RULE``."""
+    logarithms, diverged = [], [0, 0]
+    for setting in study.settings:
+        pair = [study.find(setting, key) for key in (subject, opponent)]
+        if pair[0] is None or pair[1] is None:
+            continue
+        mine, theirs = (e.scores(MEASURES[measure]) for e in pair if e is not None)
+        diverged[0] += int(np.sum(~np.isfinite(mine)))
+        diverged[1] += int(np.sum(~np.isfinite(theirs)))
+        shared = min(len(mine), len(theirs))
+        mine, theirs = mine[:shared], theirs[:shared]
+        kept = np.isfinite(mine) & np.isfinite(theirs) & (mine > 0) & (theirs > 0)
+        if kept.any():
+            logarithms.append(np.log(mine[kept] / theirs[kept]))
+    if not logarithms:
+        return None
+    found = comparisons.mean_over_strata(logarithms, study.config.confidence_frac)
+    return {
+        "estimate": math.expm1(found.estimate),
+        "low": math.expm1(found.low),
+        "high": math.expm1(found.high),
+        "diverged": diverged[0],
+        "opponent_diverged": diverged[1],
+    }
 
 
 def _scores(study: entries.Study, keys: Sequence[str], where: Sequence[axes.Setting]):
@@ -378,9 +402,7 @@ def _average_ranks(study: entries.Study) -> list[dict[str, Any]]:
     return found
 
 
-def _improvements(
-    study: entries.Study, chosen: Sequence[str]
-) -> list[dict[str, Any]]:
+def _improvements(study: entries.Study, chosen: Sequence[str]) -> list[dict[str, Any]]:
     found = []
     for subject, against in itertools.product(chosen, study.keys):
         scores, used = _scores(study, (subject, against), study.settings)

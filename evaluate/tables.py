@@ -12,8 +12,8 @@ import polars
 import tasks
 from evaluate import readings as readings_lib
 
-# Column, type, meaning. Losses are the task's own: nats per example or token, or squared
-# error per pixel; empty (null) where a run was not finite.
+# Column, type, meaning. Losses are the task's own: nats per example or token, or
+# squared error per pixel; empty (null) where a run was not finite.
 SCHEMA: tuple[tuple[str, Any, str], ...] = (
     ("task", polars.String, "full name of the task; sp- is the standard twin"),
     ("width", polars.Int64, "units or channels"),

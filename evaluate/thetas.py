@@ -51,8 +51,9 @@ def assign(
         with commas between.
       sp_theta: WHERE, for the learned optimizers under the standard parametrization.
       given: How many of the entries, at the end, a person gave on the command line: if
-        one of these has no name, entries before them without a name do not count, and
-        one with a name takes the place of an earlier one. None: all.
+        one of these has no name, or the sweep has no ``mulo``, entries before them
+        without a name do not count, and one with a name takes the place of an earlier
+        one. None: all.
 
     Raises:
       ValueError: If an entry names an optimizer that is not learned or not in the
@@ -62,7 +63,7 @@ def assign(
     count = len(theta) if given is None else given
     defaults = parse(theta[: len(theta) - count])
     asked = parse(theta[len(theta) - count :])
-    if any(name is None for name, _ in asked):
+    if "mulo" not in names or any(name is None for name, _ in asked):
         defaults = [entry for entry in defaults if entry[0] is not None]
     taken = {name for name, _ in asked if name is not None}
     defaults = [entry for entry in defaults if entry[0] not in taken]
@@ -157,7 +158,7 @@ def load(name: str, where: str) -> Theta:
     """Load a theta for an optimizer; ValueError if it is of another rule."""
     if where == RANDOM:
         return Theta(optimizers.random_pretrained(name), where)
-    pretrained = mulo.load(where)
+    pretrained = _in_form(name, mulo.load(where))
     if not optimizers.takes(name, pretrained):
         raise ValueError(
             f"--theta={name}={where} is a theta of another rule, "
@@ -165,6 +166,19 @@ def load(name: str, where: str) -> Theta:
         )
     optimizers.check_theta(name, pretrained)
     return Theta(pretrained, where)
+
+
+def _in_form(name: str, pretrained: mulo.Pretrained) -> mulo.Pretrained:
+    """Give Celo2 the form that a name asks for, where a file does not say which."""
+    rule = pretrained.rule
+    base = name.removeprefix("mu_") == "celo2_base"
+    if not (base and isinstance(rule, mulo.Celo2) and rule.orthogonalize):
+        return pretrained
+    if pretrained.card.get("source") != "PyLO":
+        return pretrained
+    return dataclasses.replace(
+        pretrained, rule=dataclasses.replace(rule, orthogonalize=False)
+    )
 
 
 def _share(

@@ -14,9 +14,9 @@ _SAME = 1.3
 
 TUNING_RULE = (
     "tuned per cell = a grid, then the best rate's neighbours at twice and half of it "
-    "until neither is better or the budget is spent, by the mean final training loss of "
-    "the first tuning seeds, a diverged seed counting as infinite; transferred = the "
-    "rate found so at the base setting, everywhere; published = what others found; "
+    "until neither is better or the budget is spent, by the mean final training loss "
+    "of the first tuning seeds, a diverged seed counting as infinite; transferred = "
+    "the rate found so at the base setting, everywhere; published = what others found; "
     "untouched = a learned rule as it was meta-trained (λ = 1); fixed = one rate that "
     "was never tuned"
 )
@@ -66,7 +66,6 @@ def is_interior(losses: Mapping[float, float]) -> bool:
 
 def _known(rate: float, best: float, losses: Mapping[float, float]) -> bool:
     """Whether a rate was run, or one between it and the best that is near it."""
-    low, high = sorted((best, rate))
-    return any(
-        other != best and low / _SAME <= other <= high * _SAME for other in losses
-    )
+    if rate < best:
+        return any(rate / _SAME <= other < best for other in losses)
+    return any(best < other <= rate * _SAME for other in losses)

@@ -1,11 +1,14 @@
 """The verdict of a study: three sentences with numbers, losses as plainly as wins.
 
-A claim (beats, loses to) is made only where the interval of the win rate supports it;
-what it does not support is called undecided, with its counts.
+A claim (beats, loses to) is made only where the interval of the margin supports it:
+all of it on one side of zero, and no more divergences than the other. What it does not
+support is called level.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+_NAMED = 4  # Most opponents that a claim names.
 
 
 def sentences(values: Mapping[str, Any]) -> list[str]:
@@ -15,95 +18,125 @@ def sentences(values: Mapping[str, Any]) -> list[str]:
       values: As :func:`evaluate.summary.summarize` makes them, without the verdict.
 
     Returns:
-      Three sentences: training loss against hand-designed optimizers; validation loss,
-      and null models; beyond meta-training, divergence and who ranks first.
+      Three sentences: training and validation loss against hand-designed optimizers;
+      null models; beyond meta-training, divergence and who ranks first.
     """
     if not values["subjects"]:
         return ["No run has finished, so that there is nothing to say."]
     subject = values["subjects"][0]
     return [
-        _against(values, subject, "train", "hand-designed", "training loss"),
+        _baselines(values, subject),
         _nulls(values, subject),
-        _beyond(values, subject),
+        _rest(values, subject),
     ]
 
 
+def claim(row: Mapping[str, Any]) -> str | None:
+    """Return what a row of a matrix supports: beats, loses to, is level with.
+
+    Args:
+      row: Of :func:`evaluate.summary.matrix`.
+
+    Returns:
+      None where there is nothing to compare.
+    """
+    margin = row["margin"]
+    if margin is None:
+        outcomes = {cell["outcome"] for cell in row["cells"]}
+        # Where no pair of runs is finite, one of the two diverged everywhere.
+        only = outcomes.pop() if len(outcomes) == 1 else None
+        return {1: "beats", -1: "loses to", 0: "is level with"}.get(only)
+    more = margin["diverged"] - margin["opponent_diverged"]
+    if margin["high"] < 0 and more <= 0:
+        return "beats"
+    if margin["low"] > 0 and more >= 0:
+        return "loses to"
+    return "is level with"
+
+
 def _rows(
-    values: Mapping[str, Any], subject: str, measure: str, kinds: Sequence[str]
+    values: Mapping[str, Any], subject: str, measure: str, kind: str
 ) -> list[Mapping[str, Any]]:
+    """Rows against a kind of opponent; of hand-designed ones, those tuned per cell."""
+    tuning = {entry["key"]: entry["tuning"] for entry in values["entries"]}
     for matrix in values["matrices"]:
         if (matrix["subject"], matrix["measure"]) == (subject, measure):
-            return [
+            rows = [
                 row
                 for row in matrix["rows"]
-                if row["win_rate"] and values["kinds"][row["opponent"]] in kinds
+                if values["kinds"][row["opponent"]] == kind and claim(row)
             ]
+            best = [r for r in rows if tuning[r["opponent"]] == "per_cell"]
+            return best or rows
     return []
 
 
-def _groups(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    groups: dict[str, list[str]] = {"beats": [], "loses to": [], "undecided": []}
-    for row in rows:
-        rate = row["win_rate"]
-        total = rate["wins"] + rate["ties"] + rate["losses"]
-        if rate["low"] > 0.5:
-            claim, count = "beats", rate["wins"]
-        elif rate["high"] < 0.5:
-            claim, count = "loses to", rate["losses"]
-        else:
-            text = (
-                f"{row['opponent']} (won {rate['wins']}, lost {rate['losses']} of "
-                f"{total})"
-            )
-            groups["undecided"].append(text)
-            continue
-        groups[claim].append(
-            f"{row['opponent']} ({count} of {total}, win rate "
-            f"{100 * rate['rate']:.0f} %, interval {100 * rate['low']:.0f}–"
-            f"{100 * rate['high']:.0f} %)"
-        )
-    return groups
+def _claims(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """Sort rows by what they support, the largest margins first."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for name in ("loses to", "is level with", "beats"):
+        group = [row for row in rows if claim(row) == name]
+        if group:
+            found[name] = sorted(group, key=lambda row: -abs(_estimate(row)))
+    return found
 
 
-def _against(
-    values: Mapping[str, Any], subject: str, measure: str, kind: str, what: str
-) -> str:
-    rows = _rows(values, subject, measure, (kind,))
+def _estimate(row: Mapping[str, Any]) -> float:
+    return row["margin"]["estimate"] if row["margin"] else 0.0
+
+
+def _text(rows: Sequence[Mapping[str, Any]]) -> str:
+    parts = []
+    for name, group in _claims(rows).items():
+        listed = [_named(row) for row in group[:_NAMED]]
+        if len(group) > _NAMED:
+            listed.append(f"{len(group) - _NAMED} more")
+        parts.append(f"{name} {_listed(listed)}")
+    return _listed(parts)
+
+
+def _named(row: Mapping[str, Any]) -> str:
+    name = row["opponent"].removesuffix(" (per cell)")
+    if row["margin"] is None:
+        return f"{name} (diverged)" if claim(row) == "beats" else name
+    return f"{name} ({100 * _estimate(row):+.1f} %)"
+
+
+def _baselines(values: Mapping[str, Any], subject: str) -> str:
+    rows = _rows(values, subject, "train", "hand-designed")
     if not rows:
         return (
-            f"{subject} was compared with no {kind} optimizer on the same settings, so "
-            "that nothing can be said of it."
+            f"{subject} was compared with no hand-designed optimizer on the same "
+            "settings, so that nothing can be said of it."
         )
-    parts = []
-    for claim, names in _groups(rows).items():
-        if names and claim == "undecided":
-            parts.append(f"is undecided against {_listed(names)}")
-        elif names:
-            parts.append(f"{claim} {_listed(names)}")
-    return f"In final {what}, {subject} {_joined(parts)}."
+    count = len(values["settings"])
+    over = f"Over {count} setting{'s' * (count > 1)}"
+    tuned = rows[0]["opponent"].endswith(" (per cell)")
+    how = ", each tuned per cell" if tuned else ""
+    text = (
+        f"{over} {subject}, with nothing tuned, {_text(rows)} in final training loss"
+        f"{how}"
+    )
+    valid = _claims(_rows(values, subject, "valid", "hand-designed"))
+    counts = [f"{name} {len(group)}" for name, group in valid.items()]
+    return (
+        f"{text}; in validation loss it {_listed(counts)} of them."
+        if counts
+        else (f"{text}.")
+    )
 
 
 def _nulls(values: Mapping[str, Any], subject: str) -> str:
-    valid = _groups(_rows(values, subject, "valid", ("hand-designed",)))
-    counts = ", ".join(
-        f"{claim} {len(names)}" for claim, names in valid.items() if names
-    )
-    start = f"In validation loss it {counts} of those" if counts else "Of its own kind"
-    nulls = _rows(values, subject, "train", ("null",))
-    if not nulls:
-        return f"{start}; no null model was run."
-    parts = []
-    for claim, names in _groups(nulls).items():
-        if names:
-            verb = "is undecided against" if claim == "undecided" else claim
-            parts.append(f"{verb} {_listed(names)}")
+    rows = _rows(values, subject, "train", "null")
+    if not rows:
+        return "No null model was run, so that it is not known what it has learned."
     return (
-        f"{start}; of the null models, which a rule must beat to have learned anything, "
-        f"it {_joined(parts)}."
+        "Of the null models, which a rule must beat to have learned anything, it "
+        f"{_text(rows)}."
     )
 
 
-def _beyond(values: Mapping[str, Any], subject: str) -> str:
+def _rest(values: Mapping[str, Any], subject: str) -> str:
     mine = [e for e in values["entries"] if e["key"] == subject]
     runs = sum(e["num_seeds"] for e in mine)
     diverged = sum(e["num_diverged"] for e in mine)
@@ -138,7 +171,3 @@ def _listed(names: Sequence[str]) -> str:
     if len(names) < 2:
         return names[0]
     return f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _joined(parts: Sequence[str]) -> str:
-    return "; ".join(parts) or "was compared with none"

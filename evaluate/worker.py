@@ -82,21 +82,21 @@ def run_unit(
             and (cell.learning_rate, cell.seed) not in failed
         ]
         if not missing:
+            if not failed:
+                failures.clear(folder, failures.of_unit(unit, ""))
             return count, list(failed.values())
         if trainer is None:
             on_progress(0.0, f"{unit.label}: compiling")
-            whole = failures.of_unit(unit, "")
             try:
                 trainer = _compile(config, unit, len(missing))
-            except Exception as error:  # noqa: BLE001
+            except Exception as error:
                 _kept.clear()
                 failure = failures.of_unit(unit, f"{type(error).__name__}: {error}")
                 failures.write(folder, failure)
                 return count, [failure]
-            failures.clear(folder, whole)
         lanes = missing[: trainer.lanes]
 
-        def on_chunk(steps: int, loss: float, lanes=lanes) -> None:
+        def on_chunk(steps: int, loss: float, lanes=lanes, count=count) -> None:
             frac = (count + len(lanes) * steps / unit.program.horizon_steps) / expected
             first = lanes[0]
             text = f"rate {first.learning_rate:g}, seed {first.seed}, loss {loss:.3f}"
@@ -108,7 +108,7 @@ def run_unit(
                 [cell.seed for cell in lanes],
                 on_chunk,
             )
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             for cell in lanes:
                 reason = f"{type(error).__name__}: {error}"
                 failure = failures.of_cell(unit, cell, reason)
@@ -164,9 +164,7 @@ def _compile(
         programs = training.TaskPrograms(
             task, data, lanes=lanes, activations=program.activations
         )
-        _kept.update(
-            key=key, data=data, dataset=task.dataset.name, programs=programs
-        )
+        _kept.update(key=key, data=data, dataset=task.dataset.name, programs=programs)
     return training.TrainingProgram(
         _kept["programs"],
         program.optimizer,
@@ -190,7 +188,7 @@ def num_lanes(config: axes.SweepConfig, unit: plan.Unit, num_cells: int) -> int:
     if not limit:
         if jax.default_backend() == "cpu":
             return 1
-        memory = costs.of_unit(unit, config.data_dir).bytes_per_run
+        memory = costs.of_unit(config, unit).bytes_per_run
         limit = max(1, int(config.memory_budget_bytes // memory))
     return max(1, min(limit, num_cells))
 
@@ -198,4 +196,3 @@ def num_lanes(config: axes.SweepConfig, unit: plan.Unit, num_cells: int) -> int:
 def forget() -> None:
     """Drop the programs and data kept from the last unit."""
     _kept.clear()
-

@@ -276,8 +276,10 @@ def main(arguments: list[str] | None = None) -> int:
     for name, described in record["files"].items():
         print(f"{path.parent / name}  {described['size']} bytes")
         print(f"  sha256 {described['sha256']}  from {described['url']}")
-    argument = given.name if given.directory is None else str(path)
-    print(f"Load it with mulo.load({argument!r}).")
+    argument = repr(given.name)
+    if given.directory is not None:
+        argument = repr(str(path)) + _rule_argument(SOURCES[given.name].rule)
+    print(f"Load it with mulo.load({argument}).")
     return 0
 
 
@@ -288,6 +290,18 @@ def _known(name: str) -> str:
             f"{_cards.nearest(str(name), SOURCES)} Known: {', '.join(SOURCES)}."
         )
     return name
+
+
+def _rule_argument(rule: Any) -> str:
+    """What to give to `mulo.load` besides a path, where the file does not tell."""
+    if rule is None:
+        return ""
+    settings = [
+        f"{field.name}={getattr(rule, field.name)!r}"
+        for field in dataclasses.fields(rule)
+        if getattr(rule, field.name) != field.default
+    ]
+    return f", rule=mulo.{type(rule).__name__}({', '.join(settings)})"
 
 
 def _download(url: str, name: str) -> bytes:

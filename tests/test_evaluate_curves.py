@@ -91,6 +91,12 @@ def test_own_final_loss_takes_a_falling_curve_its_whole_horizon(count, shape):
     assert curves.speedup(losses, target, count) == pytest.approx(1.0, abs=1e-3)
 
 
+def test_target_that_rounds_below_the_final_loss_is_reached():
+    losses = 2.3 / (1 + np.arange(500))
+    target = math.nextafter(curves.final_loss(losses, 500), 0.0)
+    assert curves.steps_to_loss(losses, target) == pytest.approx(500)
+
+
 def test_steps_to_loss_trails_half_a_window_behind_a_straight_line():
     # The curve itself is at 8.4 after 16 updates, seen by its loss 17; the mean over
     # 20 steps lags by 9.5 steps.
@@ -191,6 +197,12 @@ def test_basin_that_reaches_an_end_is_a_lower_bound():
 def test_basin_ends_where_the_neighbour_diverged(bad):
     rates = np.array([1e-3, 1e-2, 1e-1, 1.0])
     found = curves.basin_decades(rates, np.array([bad, 1.0, 1.0, bad]))
+    assert found == (pytest.approx(1.0), False, False)
+
+
+def test_basin_without_tolerance_is_what_equals_the_best():
+    rates = np.geomspace(1e-3, 1.0, 4)
+    found = curves.basin_decades(rates, np.array([2.0, 1.0, 1.0, 2.0]), tolerance=0.0)
     assert found == (pytest.approx(1.0), False, False)
 
 

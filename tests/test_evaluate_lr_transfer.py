@@ -4,10 +4,12 @@ import pathlib
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
-from evaluate import lr_transfer
+import mulo
+from evaluate import axes, lr_transfer
 
 ROOT = pathlib.Path(__file__).parent.parent
 RATES = (0.1, 0.2, 0.4)
@@ -89,12 +91,12 @@ def test_a_check_trains_every_cell_once_and_writes_table_json_and_plot(tmp_path)
         ("--learning_rates=0.1,x", "learning_rates must be numbers"),
         ("--widths=4,y", "widths must be whole numbers"),
         ("--optimizer=mu_adm", "did you mean 'mu_adam'"),
-        ("--optimizer=mulo", "'mulo' is learned"),
+        ("--optimizer=mulo", "'mulo' is used with the step"),
         ("--widths=8", "widths must be two or more"),
         ("--learning_rates=0.1,0.2", "learning_rates three or more"),
         ("--steps=abc", "flag --steps=abc"),
         ("--nosuchflag", "Unknown command line flag"),
-        ("--task=sp-mlp-d1-digits", "must be a μP template"),
+        ("--task=sp-mlp-d1-digits", "must be μP names"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(flag, message, tmp_path):
@@ -104,3 +106,24 @@ def test_bad_input_is_one_line_and_status_2(flag, message, tmp_path):
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
     assert not any(tmp_path.iterdir())
+
+
+def test_learned_rules_whose_rate_is_the_users_are_checked_too(tmp_path):
+    rule = mulo.Celo2(hidden_size=2, hidden_layers=1, orthogonalize=False)
+    theta = mulo.save(tmp_path / "theta", rule, rule.init(jax.random.key(0)))
+    config = axes.SweepConfig.for_one(
+        task="mlp-d1-synthetic:2x2x1:2",
+        optimizer="mu_celo2_base",
+        widths=(4,),
+        learning_rates=(1e-5, 1e-4, 1e1),
+        schedule="cosine",
+        num_seeds=1,
+        horizon_steps=12,
+        batch_examples=4,
+    )
+    found = lr_transfer.run(config, tmp_path, str(theta))
+    assert found.rates == (1e-5, 1e-4, 1e1)
+    assert np.isfinite(found.losses[0, :2]).all()
+    assert not np.isfinite(found.losses[0, 2])
+    with pytest.raises(ValueError, match="needs a theta"):
+        lr_transfer.run(config, tmp_path)

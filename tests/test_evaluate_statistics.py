@@ -179,6 +179,11 @@ def test_profile_bands_resample_within_strata_only():
     assert (found.low[0], found.fraction[0], found.high[0]) == (0.5, 0.5, 0.5)
 
 
+def test_profile_bands_count_a_score_at_the_threshold_too():
+    found = profile([[1.0, 1.0]], [1.0])
+    assert (found.low[0], found.fraction[0], found.high[0]) == (1.0, 1.0, 1.0)
+
+
 def test_profile_and_its_bands_rise_with_the_threshold():
     scores = np.random.default_rng(0).normal(size=(4, 6))
     found = profile(scores, np.linspace(-3, 3, 25))

@@ -1,213 +1,211 @@
-import dataclasses
 import json
 import math
 
 import numpy as np
 import pytest
+import sweep_parts
 
-from evaluate import cells, optimizers, plots, summary, sweep, tables
+from evaluate import axes, curves, entries, summary, tables
+from evaluate import thetas as thetas_lib
 
-CONFIG = sweep.SweepConfig(
-    task="mlp-d1-synthetic:4x4x1:3",
-    widths=(8, 16),
-    optimizers=("mulo", "mu_adam"),
-    learning_rates={"mu_adam": (0.01, 0.1, 1.0)},
-    untuned_learning_rates={"mu_adam": 0.001},
-    hyper={},
-    num_seeds=3,
-    horizon_steps=100,
-    batch_examples=16,
-    data_dir="",
-    data_budget_bytes=1 << 30,
-    lanes=1,
-    bootstrap_samples=200,
-    confidence_frac=0.95,
-    bootstrap_seed=0,
-)
+LEARNED = sweep_parts.contender("mulo", label="ours")
+ADAM = sweep_parts.contender("mu_adam")
+NULL = sweep_parts.contender("null_adam")
+SPREAD = np.array([0.0, 0.01, 0.02])
 
 
-def result(optimizer, width, rate, seed, final, diverged=False, secs=0.01):
-    program = cells.Program(
-        task=CONFIG.task_name(optimizer, width),
-        optimizer=optimizer,
-        hyper=(),
-        horizon_steps=100,
-        batch_size=16,
-        theta_sha256=None,
-        num_train_examples=512,
-        num_valid_examples=128,
-    )
-    return cells.CellResult(
-        cell=cells.Cell(program=program, learning_rate=rate, seed=seed),
-        initial_train_loss=1.1,
-        final_train_loss=math.nan if diverged else final,
-        final_valid_loss=math.nan if diverged else final + 0.1,
-        final_valid_accuracy=0.5,
-        first_nonfinite_step=50 if diverged else None,
-        diverged=diverged,
-        secs_per_step=secs,
-        lanes=1,
-        curve_steps=np.arange(100.0),
-        # Falls to the final loss at half time and stays there.
-        curve_losses=np.maximum(1.1 - (1.1 - final) * np.arange(100) / 50, final),
-    )
+def study(rows, widths=(4, 8), num_seeds=3, **changes):
+    """Make a study of contenders: per row one, its final loss by setting."""
+    config = sweep_parts.config(widths=widths, num_seeds=num_seeds)
+    made = []
+    for who, finals, *more in rows:
+        for setting, final in zip(axes.settings(config), finals, strict=True):
+            if final is None:
+                continue
+            seeds = np.broadcast_to(final, num_seeds) + SPREAD[:num_seeds]
+            made.append(sweep_parts.entry(who, setting, seeds, *more))
+    return sweep_parts.study(config, made, **changes)
 
 
-def sweep_results(**changed):
-    """Return results of every cell; ``changed[f"w{width}_{i}"]`` replaces rate i's."""
-    found = []
-    for width in CONFIG.widths:
-        by_rate = {0.001: 0.9, 0.01: 0.7, 0.1: 0.5, 1.0: 0.6}
-        for i, rate in enumerate(list(by_rate)[1:]):
-            by_rate[rate] = changed.get(f"w{width}_{i}", by_rate[rate])
-        for seed in range(3):
-            found.append(result("mulo", width, 1.0, seed, 0.3 + 0.01 * seed, secs=0.04))
-            for rate, final in by_rate.items():
-                bad = final == "diverges" and seed == 2
-                final = 0.2 if final == "diverges" else final
-                final += 0.01 * seed
-                found.append(result("mu_adam", width, rate, seed, final, bad))
+PLAIN = [(LEARNED, (0.2, 0.5)), (ADAM, (0.4, 0.4)), (NULL, (0.8, 0.8))]
+
+
+def summarize(rows, **changes):
+    found = summary.summarize(study(rows, **changes))
+    json.dumps(found, allow_nan=False)  # All of it is plain.
     return found
 
 
-def entry(chosen, width, label):
-    return next(e for e in chosen if (e.width, e.label) == (width, label))
+def row(values, opponent, measure="train"):
+    (matrix,) = [m for m in values["matrices"] if m["measure"] == measure]
+    return next(r for r in matrix["rows"] if r["opponent"] == opponent)
 
 
-def test_the_rate_with_the_lowest_training_loss_is_chosen():
-    chosen = summary.entries(CONFIG, sweep_results())
-    assert entry(chosen, 8, "mu_adam").learning_rate == 0.1
-    assert entry(chosen, 8, "mu_adam").lr_at_edge is None
-    assert entry(chosen, 8, "mu_adam (untuned)").learning_rate == 0.001
-    assert entry(chosen, 8, "mulo").lr_at_edge is None  # One rate has no edge.
-
-
-def test_a_rate_at_which_a_seed_diverges_is_not_chosen_for_its_other_seeds():
-    # At rate 1 the two surviving seeds have the lowest loss of all.
-    chosen = summary.entries(CONFIG, sweep_results(w8_2="diverges"))
-    assert entry(chosen, 8, "mu_adam").learning_rate == 0.1
-
-
-@pytest.mark.parametrize(("index", "edge"), [(0, "lowest"), (2, "highest")])
-def test_the_best_rate_on_an_edge_of_the_grid_is_reported(index, edge):
-    results = sweep_results(**{f"w16_{index}": 0.1})
-    chosen = summary.entries(CONFIG, results)
-    assert entry(chosen, 16, "mu_adam").lr_at_edge == edge
-    assert entry(chosen, 8, "mu_adam").lr_at_edge is None
-    found = [text for text in summary.warnings(CONFIG, chosen) if "grid" in text]
-    assert len(found) == 1
-    assert (
-        f"mu_adam at width 16: the tuned learning rate {(0.01, 0, 1)[index]}"
-        in (found[0])
+def test_a_matrix_holds_outcomes_and_margins_by_setting():
+    values = summarize(PLAIN)
+    assert values["subjects"] == ["ours"]
+    found = row(values, "mu_adam (per cell)")
+    assert [c["outcome"] for c in found["cells"]] == [1, -1]
+    assert [c["margin_frac"] for c in found["cells"]] == pytest.approx(
+        [0.21 / 0.41 - 1, 0.51 / 0.41 - 1], rel=1e-5
     )
+    assert all(c["p_value"] < 1e-6 for c in found["cells"])
+    valid = row(values, "mu_adam (per cell)", "valid")
+    assert valid["cells"][0]["margin_frac"] == pytest.approx(0.31 / 0.51 - 1, rel=1e-5)
+    rate = row(values, "null_adam")["win_rate"]
+    assert (rate["wins"], rate["ties"], rate["losses"], rate["rate"]) == (2, 0, 0, 1.0)
+    assert rate["low"] == pytest.approx(0.025**0.5)  # Clopper and Pearson, 2 of 2.
 
 
-def test_the_untuned_rate_is_no_part_of_the_grid():
-    results = [
-        dataclasses.replace(r, final_train_loss=0.0)
-        if r.cell.learning_rate == 0.001
-        else r
-        for r in sweep_results()
+def test_losses_that_overlap_are_undecided_and_count_half():
+    noisy = [0.2, 0.5, 0.4]
+    config = sweep_parts.config(widths=(4,), num_seeds=3)
+    (setting,) = axes.settings(config)
+    made = [
+        sweep_parts.entry(LEARNED, setting, noisy),
+        sweep_parts.entry(ADAM, setting, [0.4, 0.38, 0.41]),
     ]
-    chosen = summary.entries(CONFIG, results)
-    assert entry(chosen, 8, "mu_adam").learning_rate == 0.1
+    values = summary.summarize(sweep_parts.study(config, made))
+    found = row(values, "mu_adam (per cell)")
+    assert found["cells"][0]["outcome"] == 0
+    assert found["cells"][0]["p_value"] > 0.1
+    assert found["win_rate"]["rate"] == 0.5
+
+
+def test_settings_that_only_one_of_two_lines_has_are_left_out():
+    values = summarize([(LEARNED, (0.2, 0.5)), (ADAM, (None, 0.4))])
+    assert [c["setting"] for c in row(values, "mu_adam (per cell)")["cells"]] == [1]
+
+
+def test_a_learned_rule_that_is_tuned_is_a_subject_where_its_rate_is_transferred():
+    tuned = sweep_parts.contender("mu_celo2", theta=None)
+    rows = [(tuned, (0.3, 0.3)), (tuned, (0.3, 0.4), "transferred"), PLAIN[1]]
+    assert summarize(rows)["subjects"] == ["mu_celo2 (transferred)"]
+    assert summarize(PLAIN[1:])["subjects"] == ["mu_adam (per cell)"]
+
+
+def test_ranks_are_averaged_over_the_settings_of_a_horizon():
+    (found,) = summarize(PLAIN)["average_ranks"]
+    assert (found["horizon_steps"], found["num_settings"]) == (20, 2)
+    ranks = {r["key"]: r["estimate"] for r in found["ranks"]}
+    assert ranks == {"ours": 1.5, "mu_adam (per cell)": 1.5, "null_adam": 3.0}
+
+
+def test_probability_of_improvement_and_profile_are_those_of_the_losses():
+    values = summarize(PLAIN)
+    found = {p["against"]: p["estimate"] for p in values["probability_of_improvement"]}
+    assert found == {"mu_adam (per cell)": 0.5, "null_adam": 1.0}
+    profile = values["profile"]
+    lines = {line["key"]: line["values"] for line in profile["lines"]}
+    assert lines["mu_adam (per cell)"][0] == pytest.approx(1 / 3)
+    assert lines["mu_adam (per cell)"][-1] == 1.0
+    assert lines["null_adam"][-1] == pytest.approx(1.0)
+
+
+def test_speed_up_is_in_steps_and_in_time_and_zero_when_never():
+    config = sweep_parts.config(widths=(4,), num_seeds=2)
+    (setting,) = axes.settings(config)
+    made = [
+        sweep_parts.entry(LEARNED, setting, [0.2, 0.6], secs=0.02),
+        sweep_parts.entry(ADAM, setting, [0.4, 0.4], secs=0.01),
+        sweep_parts.entry(NULL, setting, [math.nan, math.nan]),
+    ]
+    values = summary.summarize(sweep_parts.study(config, made))
+    to_adam, to_null = values["speedups"]
+    losses = made[0].readings[0].losses
+    expected = curves.speedup(losses, made[1].readings[0].final_train_loss, 20) / 2
+    assert expected > 0.5  # Of two seeds, the second never gets there.
+    assert to_adam["steps"] == pytest.approx(expected)
+    assert to_adam["time"] == pytest.approx(expected / 2)
+    assert to_null["steps"] is None
+
+
+def test_basins_say_how_wide_and_whether_they_are_open():
+    config = sweep_parts.config()
+    setting, other = axes.settings(config)
+    made = [
+        entries.RateCurve(
+            setting=setting,
+            contender=ADAM,
+            schedule="cosine",
+            rates=(0.01, 0.1, 1.0),
+            losses=(0.5, 0.5, math.inf),
+        ),
+        entries.RateCurve(
+            setting=other,
+            contender=ADAM,
+            schedule="cosine",
+            rates=(0.01, 0.1),
+            losses=(math.inf, math.inf),
+        ),
+    ]
+    (found,) = summarize(PLAIN, rate_curves=made)["basins"]
+    assert (found["setting"], found["label"]) == (0, "mu_adam")
+    assert (found["open_low"], found["open_high"]) == (True, False)
+    assert found["decades"] >= 1.0
 
 
 def test_divergences_are_counted_and_left_out_of_the_mean():
-    everywhere = {f"w8_{i}": "diverges" for i in range(3)}
-    results = sweep_results(**everywhere)
-    chosen = summary.entries(CONFIG, results)
-    values = summary.summarize(CONFIG, results, chosen)
-    found = next(
-        e for e in values["entries"] if (e["width"], e["label"]) == (8, "mu_adam")
+    values = summarize([(LEARNED, (0.2, 0.5)), (ADAM, ([0.4, 0.4, math.nan], 0.4))])
+    found = values["entries"][2]
+    assert (found["num_seeds"], found["num_diverged"]) == (3, 1)
+    assert found["train_loss"]["estimate"] == pytest.approx(0.405, rel=1e-5)
+    assert found["scores"]["train"] == pytest.approx([0.4, 0.41, None])
+    assert any("1 of 3 seeds diverged at rate" in x for x in values["warnings"])
+    assert values["num_diverged_cells"] == 1
+
+
+def test_entries_whose_seeds_all_diverged_have_no_numbers_and_no_baseline_succeeded():
+    values = summarize([(LEARNED, (0.2, 0.5)), (ADAM, (math.nan, 0.4))])
+    found = values["entries"][2]
+    assert found["train_loss"] is found["valid_loss"] is None
+    label = "mlp-w4-d1-synthetic:4x4x1:3, 20 steps"
+    said = [text for text in values["warnings"] if label in text]
+    assert said == [
+        f"mu_adam (per cell) at {label}: every seed diverged (rate 0.001).",
+        f"{label}: no baseline succeeded.",
+    ]
+    cells = row(values, "mu_adam (per cell)")["cells"]
+    assert [c["outcome"] for c in cells] == [1, -1]
+    assert cells[0]["margin_frac"] is None
+    assert {r["key"]: r["estimate"] for r in values["average_ranks"][0]["ranks"]} == {
+        "ours": 1.5,
+        "mu_adam (per cell)": 1.5,
+    }
+    lines = tables.entries(values)
+    assert lines[2][3:] == ["–", "–", "–", "3/3", "10.00"]
+
+
+def test_a_baseline_that_has_no_entry_has_not_succeeded_either():
+    made = study([PLAIN[0]], contenders=(LEARNED, ADAM))
+    said = summary.warnings(made)
+    assert [text for text in said if text.endswith("no baseline succeeded.")]
+    said = summary.warnings(study([PLAIN[0]]))
+    assert [text for text in said if "no hand-designed baseline was run" in text]
+
+
+def test_an_optimum_at_an_open_side_few_seeds_and_random_thetas_are_warned_of():
+    theta = thetas_lib.Theta(LEARNED.pretrained, "random")
+    untrained = sweep_parts.contender("mulo", label="random", theta=theta)
+    config = sweep_parts.config(widths=(4,), num_seeds=2)
+    (setting,) = axes.settings(config)
+    made = [
+        sweep_parts.entry(untrained, setting, [0.5, 0.5]),
+        sweep_parts.entry(ADAM, setting, [0.5, 0.5], interior=False),
+    ]
+    found = summary.warnings(sweep_parts.study(config, made))
+    assert len(found) == 3
+    assert "the tuned rate 0.001 is not known to be the best" in found[0]
+    assert found[1].startswith("2 seeds per entry")
+    assert found[2].startswith("random: its theta is random, never meta-trained")
+
+
+def test_what_is_not_a_number_becomes_none():
+    value = {1: (math.nan, np.float32(0.5), np.array([math.inf, 1])), "a": np.int64(3)}
+    assert summary.plain(value) == {"1": [None, 0.5, [None, 1.0]], "a": 3}
+
+
+def test_the_title_says_what_varies():
+    assert summarize(PLAIN)["title"] == (
+        "Generalization over width: mlp-synthetic:4x4x1:3"
     )
-    assert found["num_diverged"] == 1
-    assert found["num_diverged_all_rates"] == 3
-    assert found["train_loss"]["seeds"] == pytest.approx([0.2, 0.21])
-    assert found["train_loss"]["estimate"] == pytest.approx(0.205)
-    assert found["valid_loss"]["estimate"] == pytest.approx(0.305)
-    assert values["num_diverged_cells"] == 3
-    assert any("1 of 3 seeds diverged" in text for text in values["warnings"])
-
-
-def test_an_entry_whose_seeds_all_diverged_has_no_numbers():
-    results = [
-        result("mulo", 8, 1.0, r.cell.seed, 0.3, diverged=True)
-        if (summary.width_of(r), r.cell.program.optimizer) == (8, "mulo")
-        else r
-        for r in sweep_results()
-    ]
-    chosen = summary.entries(CONFIG, results)
-    values = summary.summarize(CONFIG, results, chosen)
-    json.dumps(values, allow_nan=False)
-    assert values["entries"][0]["train_loss"] is None
-    comparison = values["comparisons"][0]
-    assert (comparison["train_difference"], comparison["speedup_steps"]) == (None, None)
-    # Last of three at width 8, first at width 16.
-    assert values["average_rank"]["mulo"] == 2.0
-    assert tables.table(CONFIG, chosen)[1][3:6] == ["–", "–", "–"]
-    plots.final_loss(CONFIG, chosen)  # Draws a gap, without a warning.
-
-
-def test_the_learned_optimizer_is_compared_with_every_other_entry():
-    results = sweep_results()
-    chosen = summary.entries(CONFIG, results)
-    comparisons = summary.summarize(CONFIG, results, chosen)["comparisons"]
-    assert [(c["width"], c["label"], c["against"]) for c in comparisons] == [
-        (8, "mulo", "mu_adam"),
-        (8, "mulo", "mu_adam (untuned)"),
-        (16, "mulo", "mu_adam"),
-        (16, "mulo", "mu_adam (untuned)"),
-    ]
-    assert comparisons[0]["train_difference"]["estimate"] == pytest.approx(-0.2)
-    assert comparisons[0]["train_difference"]["high"] < 0
-
-
-def test_speed_up_is_horizon_over_the_step_that_reaches_the_other():
-    results = sweep_results()
-    chosen = summary.entries(CONFIG, results)
-    comparison = summary.summarize(CONFIG, results, chosen)["comparisons"][0]
-    # Mean loss 1.1 - 0.79 t / 50 averaged over t-4 … t is 0.51 at t = 39.3: step 40,
-    # and the count of steps done then is 41. mulo takes four times as long per step.
-    assert comparison["speedup_steps"] == pytest.approx(100 / 41)
-    assert comparison["speedup_time"] == pytest.approx(100 / 41 / 4)
-
-
-def test_results_csv_has_a_line_per_cell():
-    results = sweep_results()
-    lines = tables.results_csv(results).splitlines()
-    assert len(lines) == len(results) + 1
-    header, first = (line.split(",") for line in lines[:2])
-    row = dict(zip(header, first, strict=True))
-    assert (row["width"], row["optimizer"], row["seed"]) == ("8", "mu_adam", "0")
-    assert (row["learning_rate"], row["final_train_loss"]) == ("0.001", "0.9")
-    assert (row["diverged"], row["first_nonfinite_step"]) == ("False", "")
-    cell = next(r for r in results if r.cell.learning_rate == 0.001).cell
-    assert row["definition_sha256"] == cell.digest()
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"task": "mlp-w8-d1-digits"}, "template without a width"),
-        ({"task": "sp-mlp-d1-digits"}, "trains the sp- twin itself"),
-        ({"widths": (8, 8)}, "widths must be distinct"),
-        ({"widths": (1, 8)}, "widths must be >= 2"),
-        ({"optimizers": ()}, "optimizers must be distinct and not empty"),
-        ({"optimizers": ("mula",)}, "did you mean 'mulo'"),
-        ({"learning_rates": {"mu_adam": ()}}, r"rates.mu_adam must be .* got \(\)"),
-        ({"learning_rates": {"mu_adam": (0.1, 0.01)}}, "positive and rising"),
-        ({"hyper": {"mu_adam": {"beta1": 0.9}}}, r"mu_adam\.beta1 is not a hyper"),
-        ({"num_seeds": 0}, "num_seeds must be >= 1; got 0"),
-        ({"lanes": -1}, "lanes must be >= 0"),
-        ({"confidence_frac": 95.0}, "confidence_frac must lie in"),
-    ],
-)
-def test_configurations_that_make_no_sense_are_errors(changes, message):
-    with pytest.raises(ValueError, match=message):
-        dataclasses.replace(CONFIG, **changes)
-
-
-def test_standard_optimizers_train_the_twin():
-    for name, spec in optimizers.SPECS.items():
-        assert CONFIG.task_name(name, 8).startswith("sp-") == spec.standard

@@ -233,7 +233,7 @@ def test_public_names_are_no_released_ones():
 
 @pytest.mark.parametrize(("name", "orthogonalize"), [("celo2", 1), ("celo2_base", 0)])
 def test_the_two_of_celo2_are_loaded_as_their_names_say(
-    cache, there, name, orthogonalize
+    cache, there, name, orthogonalize, capsys
 ):
     rule = mulo.Celo2()
     (there / "theta.state").write_bytes(content(rule))
@@ -244,8 +244,13 @@ def test_the_two_of_celo2_are_loaded_as_their_names_say(
     assert sum(x.size for x in jax.tree.leaves(loaded.theta)) == 347
     other = mulo.Celo2(orthogonalize=not orthogonalize)
     assert mulo.load(name, rule=other).rule == other
+    capsys.readouterr()
+    assert fetch.main([name, f"--url={url}", f"--directory={cache / 'x'}"]) == 0
+    setting = "" if orthogonalize else "orthogonalize=False"
+    said = capsys.readouterr().out
+    assert f"theta.state', rule=mulo.Celo2({setting}))." in said
     (there / "theta.state").write_bytes(content(mulo.Celo2(hidden_size=4)))
-    with pytest.raises(ValueError, match=r"b0' must have shape \(8,\), got \(4,\)"):
+    with pytest.raises(ValueError, match=r"b0' must have shape \(8,\) .* got \(4,\)"):
         fetch.fetch(name, there / "other", url=url)
     assert not (there / "other").exists()
 
@@ -270,8 +275,8 @@ def test_the_public_mulo_is_fetched_with_its_config_and_needs_no_warning(cache, 
     assert path == cache / "mulo_public" / "model.safetensors"
     loaded = mulo.load("mulo_public")  # Warnings are errors here.
     assert loaded.rule == mulo.SmallFC(step_mult=0.01)
+    (public / "model.safetensors").write_bytes(resaved(public))
     with pytest.warns(UserWarning, match="holds no decays"):
-        (public / "model.safetensors").write_bytes(resaved(public))
         same = mulo.load(public)
     jax.tree.map(np.testing.assert_array_equal, loaded.theta, same.theta)
     with pytest.raises(ValueError, match="mulo_public is none"):

@@ -3,7 +3,7 @@
 import ml_collections
 from ml_collections import config_dict
 
-from evaluate import optimizers
+from evaluate import hints, optimizers
 
 
 def sweep() -> ml_collections.ConfigDict:
@@ -107,6 +107,11 @@ def suite(variant: str) -> ml_collections.ConfigDict:
     return c
 
 
+def without(c: ml_collections.ConfigDict, *names: str) -> tuple[str, ...]:
+    """Return a sweep's optimizers without some."""
+    return tuple(name for name in c.optimizers if name not in names)
+
+
 # Rates a factor of about four apart around what was found best at the base of the
 # suites; the search leaves the grid where it must.
 _COARSE = {
@@ -125,5 +130,6 @@ _COARSE = {
 def unknown(variant: str) -> ValueError:
     """Return the error for a variant that no suite has."""
     return ValueError(
-        f"variant must be one of {', '.join(VARIANTS)}; got {variant!r}."
+        f"variant must be one of {', '.join(VARIANTS)}; got {variant!r}"
+        f"{hints.nearest(variant, VARIANTS)}"
     )

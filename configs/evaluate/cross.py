@@ -19,7 +19,7 @@ def get_config(variant: str = "cpu") -> ml_collections.ConfigDict:
     c = base.suite(variant)
     c.widths = ()
     if variant == "smoke":
-        c.tasks = ("mlp-w8-d1-digits", "mlpae-w8-d1-digits")
+        c.tasks = ("mlp-w8-d1-digits", "mlpae-w8-d3-digits")
     elif variant == "cpu":
         c.tasks = (
             "mlp-w32-d3-cifar10:8x8:gray",
@@ -30,13 +30,11 @@ def get_config(variant: str = "cpu") -> ml_collections.ConfigDict:
             "transformer-w64-d2-k16-s32-tiny_shakespeare",
             "transformer-w64-d2-k16-s32-pystdlib",
         )
-        c.optimizers = tuple(
-            name
-            for name in c.optimizers
-            if name not in ("mu_shampoo", "mu_lion", "mu_adafactor")
+        c.optimizers = base.without(
+            c, "mu_adam", "mu_shampoo", "mu_lion", "mu_adafactor"
         )
         c.horizons = (500,)
-        c.tuning_refinements = 3
+        c.tuning_refinements = 2
         c.valid_points = 4
         c.batch_examples_of.conv = 64
         c.batch_examples_of.vit = 32

@@ -26,6 +26,7 @@ def get_config(variant: str = "cpu") -> ml_collections.ConfigDict:
         c.horizons = (10, 20)
     elif variant == "cpu":
         c.tuning_refinements = 3
+        c.optimizers = base.without(c, "mu_shampoo", "mu_lion", "mu_adafactor")
     elif variant == "gpu":
         c.tasks = ("mlp-w128-d3-cifar10", "transformer-w128-d3-tiny_shakespeare")
     elif variant == "paper":

@@ -1,0 +1,53 @@
+"""Shows what a learned optimizer does, by its updates; run as a module.
+
+    python -m evaluate.inspect --theta=runs/demo/theta
+    python -m evaluate.inspect --theta=celo2 --optimizer=celo2 --out=runs/celo2_inside
+    python -m evaluate.inspect --theta=random --optimizer=velo --steps=200
+
+Writes ``inspect.png``, ``inspect.svg`` and the numbers, ``inspect.json``, and prints a
+short table. What is measured, and on what, is in :mod:`evaluate.inspection`.
+
+Exit status 0: done; 2: bad input.
+"""
+
+import json
+import pathlib
+
+from absl import flags
+
+from evaluate import command, files, inspection, inspection_report, optimizers, style
+
+_THETA = flags.DEFINE_string("theta", None, "Name, path or hf://…; or random.")
+_OPTIMIZER = flags.DEFINE_string(
+    "optimizer", None, "The rule's name; needed for random only."
+)
+_STEPS = flags.DEFINE_integer("steps", 1000, "Length of the run over time.")
+_OUT = flags.DEFINE_string("out", "runs/inspect", "Folder for plot and numbers.")
+
+
+def main() -> int:
+    """Measure, write and print; return the exit status."""
+    out = pathlib.Path(_OUT.value)
+    name, pretrained = inspection_report.load(_THETA.value, _OPTIMIZER.value)
+    files.check_writable(out)
+    found = inspection.inspect(pretrained, _STEPS.value)
+    title = f"{name}, theta {_THETA.value}, {_STEPS.value:,} steps"
+    fig = inspection_report.draw(found, title)
+    plot = files.write_bytes(out / "inspect.png", style.png(fig))
+    files.write_text(out / "inspect.svg", style.svg(fig, "inspect"))
+    about = {
+        "optimizer": name,
+        "theta": _THETA.value,
+        "rule": repr(pretrained.rule),
+        "theta_sha256": optimizers.fingerprint(pretrained),
+        "num_steps": _STEPS.value,
+    }
+    text = json.dumps(inspection_report.values(found, **about), indent=1)
+    files.write_text(out / "inspect.json", text + "\n")
+    print(inspection_report.describe(found, title))
+    print(f"plot: {plot}")
+    return 0
+
+
+if __name__ == "__main__":
+    command.run("inspect", main)

@@ -1,0 +1,21 @@
+import pytest
+import sweep_parts
+
+from evaluate import axes, ranges
+
+(SETTING,) = axes.settings(sweep_parts.config(widths=(8,)))  # Depth 1, 20 steps.
+
+
+@pytest.mark.parametrize(
+    ("known", "expected"),
+    [
+        ({}, None),
+        ({"widths": (4, 16)}, True),
+        ({"widths": (8,), "depths": (1,), "horizon_steps": (20, 20)}, True),
+        ({"widths": (16, 32)}, False),
+        ({"widths": (4, 16), "depths": (2, 3)}, False),
+        ({"horizon_steps": (1, 19)}, False),
+    ],
+)
+def test_a_setting_is_inside_when_all_its_sizes_are(known, expected):
+    assert ranges.inside(SETTING, known) is expected
