@@ -109,8 +109,10 @@ def inspect(
 
     def slices(line):
         """Updates for (history, gradient) pairs; ``line`` makes one of (F, X)."""
-        pairs = [line(y) for y in fixed]
-        rows = [_probed(init, update_each, *pair, history_steps) for pair in pairs]
+        rows = [
+            _probed(init, update_each, past, now, history_steps)
+            for past, now in map(line, fixed)
+        ]
         return Slices(fixed, varied, np.array(rows))
 
     def over(shown, scale):

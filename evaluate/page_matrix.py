@@ -22,6 +22,7 @@ _LONG = {
 }
 _SYMBOLS = {1: "▲", -1: "▼", 0: "≈"}
 _WORDS = {1: "won", -1: "lost", 0: "undecided"}
+_KINDS = {"learned": "learned", "null": "null model"}  # The others go without saying.
 _SHADES = (0.02, 0.1)  # Margins from which a cell is darker.
 
 
@@ -128,8 +129,8 @@ def _row(
     row: Mapping[str, Any], settings: Sequence[Mapping[str, Any]], kind: str
 ) -> str:
     by_setting = {cell["setting"]: cell for cell in row["cells"]}
-    cells = "".join(_cell(by_setting.get(s["index"]), s) for s in settings)
-    name = markup.line_name(row["opponent"], kind)
+    cells = "".join(_cell(by_setting.get(s["index"])) for s in settings)
+    name = markup.line_name(row["opponent"], _KINDS.get(kind, ""))
     return (
         f'<tr><th class="name" scope="row">{name}</th>'
         f"{_win_rate(row['win_rate'])}{cells}</tr>"
@@ -151,7 +152,7 @@ def _win_rate(rate: Mapping[str, Any] | None) -> str:
     )
 
 
-def _cell(cell: Mapping[str, Any] | None, setting: Mapping[str, Any]) -> str:
+def _cell(cell: Mapping[str, Any] | None) -> str:
     if cell is None or cell["outcome"] is None:
         return '<td class="none">–</td>'
     outcome, margin = cell["outcome"], cell["margin_frac"]
@@ -163,7 +164,7 @@ def _cell(cell: Mapping[str, Any] | None, setting: Mapping[str, Any]) -> str:
     written = "diverged"
     if margin is not None:
         written = markup.percent(margin, 0 if abs(margin) >= 0.995 else 1)
-    title = f"{setting['label']}: {_WORDS[outcome]}"
+    title = _WORDS[outcome]
     if cell["p_value"] is not None:
         title += f", p = {cell['p_value']:.2g}"
     return (

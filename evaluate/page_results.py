@@ -111,6 +111,12 @@ def _estimate(entry: Mapping[str, Any], measure: str) -> float:
     return math.inf if found is None else found["estimate"]
 
 
+def _field(value: object) -> object:
+    if value is None:
+        return ""
+    return f"{value:.7g}" if isinstance(value, float) else value
+
+
 def _csv(values: Mapping[str, Any]) -> str:
     measures = [*(m for m, _ in _MEASURES), "valid_accuracy", "area_under_curve"]
     plain = ("key", "tuning", "schedule", "learning_rate", "interior")
@@ -127,5 +133,5 @@ def _csv(values: Mapping[str, Any]) -> str:
             found = entry[measure] or {}
             row += [found.get(end) for end in ("estimate", "low", "high")]
         row += [entry[field] for field in (*counts, *costs)]
-        writer.writerow(["" if value is None else value for value in row])
+        writer.writerow([_field(value) for value in row])
     return buffer.getvalue()

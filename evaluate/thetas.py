@@ -200,7 +200,11 @@ def _share(
 
 
 def _describe(pretrained: mulo.Pretrained) -> str:
-    fitting = [name for name in optimizers.SPECS if optimizers.takes(name, pretrained)]
+    fitting = [
+        name
+        for name in optimizers.SPECS
+        if name != optimizers.THETA_INIT and optimizers.takes(name, pretrained)
+    ]
     return f"{type(pretrained.rule).__name__} (for {' or '.join(fitting)})"
 
 

@@ -44,8 +44,8 @@ def claim(row: Mapping[str, Any]) -> str | None:
     if margin is None:
         outcomes = {cell["outcome"] for cell in row["cells"]}
         # Where no pair of runs is finite, one of the two diverged everywhere.
-        only = outcomes.pop() if len(outcomes) == 1 else None
-        return {1: "beats", -1: "loses to", 0: "is level with"}.get(only)
+        names: dict[Any, str] = {1: "beats", -1: "loses to", 0: "is level with"}
+        return names.get(outcomes.pop()) if len(outcomes) == 1 else None
     more = margin["diverged"] - margin["opponent_diverged"]
     if margin["high"] < 0 and more <= 0:
         return "beats"
@@ -99,7 +99,7 @@ def _named(row: Mapping[str, Any]) -> str:
     name = row["opponent"].removesuffix(" (per cell)")
     if row["margin"] is None:
         return f"{name} (diverged)" if claim(row) == "beats" else name
-    return f"{name} ({100 * _estimate(row):+.1f} %)"
+    return f"{name} ({100 * _estimate(row):+.1f} %)".replace("(-", "(−")
 
 
 def _baselines(values: Mapping[str, Any], subject: str) -> str:
@@ -148,7 +148,11 @@ def _rest(values: Mapping[str, Any], subject: str) -> str:
             f"{len(outside)} of the {len(known)} settings lie beyond the sizes of its "
             "meta-training; "
         )
-    lost = f"{diverged} of its {runs} runs diverged" if diverged else "no run diverged"
+    lost = (
+        f"{diverged} of its {runs} runs diverged"
+        if diverged
+        else "none of its runs diverged"
+    )
     best = ""
     ranks = values["average_ranks"]
     if ranks:

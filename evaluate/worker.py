@@ -30,14 +30,33 @@ def present(
       folder: Holds the result files.
       rates: Transferred ones, by setting.
     """
-    steps = plan.valid_steps(config, unit)
     found: dict[tuple[float, int], cells_lib.CellResult] = {}
-    looked: set[cells_lib.Cell] = set()
+    _read_wanted(config, unit, folder, rates, found, set(), {})
+    return found
+
+
+def _read_wanted(
+    config: axes.SweepConfig,
+    unit: plan.Unit,
+    folder: pathlib.Path,
+    rates: Mapping[axes.Setting, float],
+    found: dict[tuple[float, int], cells_lib.CellResult],
+    looked: set[cells_lib.Cell],
+    failed: Mapping[tuple[float, int], failures.Failure],
+) -> list[cells_lib.Cell]:
+    """Add to ``found`` what is wanted and there; return the cells that are missing.
+
+    The search goes on with every result, and what it then wants may be there as well.
+    """
+    steps = plan.valid_steps(config, unit)
     while True:
-        cells = plan.wanted(config, unit, found, transferred=rates)
+        cells = plan.wanted(
+            config, unit, found, transferred=rates, failed=frozenset(failed)
+        )
         new = [cell for cell in cells if cell not in looked]
         if not new:
-            return found
+            keys = {*found, *failed}
+            return [c for c in cells if (c.learning_rate, c.seed) not in keys]
         for cell in new:
             looked.add(cell)
             result = cells_lib.read(folder, cell, steps)
@@ -67,25 +86,18 @@ def run_unit(
     Raises:
       OSError: If a result cannot be written.
     """
-    found = present(config, unit, folder, rates)
-    expected = max(1, plan.expected_cells(config, unit) - len(found))
+    found: dict[tuple[float, int], cells_lib.CellResult] = {}
+    looked: set[cells_lib.Cell] = set()
     failed: dict[tuple[float, int], failures.Failure] = {}
-    trainer, count = None, 0
+    trainer, count, expected = None, 0, 1
     while True:
-        cells = plan.wanted(
-            config, unit, found, transferred=rates, failed=frozenset(failed)
-        )
-        missing = [
-            cell
-            for cell in cells
-            if (cell.learning_rate, cell.seed) not in found
-            and (cell.learning_rate, cell.seed) not in failed
-        ]
+        missing = _read_wanted(config, unit, folder, rates, found, looked, failed)
         if not missing:
             if not failed:
                 failures.clear(folder, failures.of_unit(unit, ""))
             return count, list(failed.values())
         if trainer is None:
+            expected = max(1, plan.expected_cells(config, unit) - len(found))
             on_progress(0.0, f"{unit.label}: compiling")
             try:
                 trainer = _compile(config, unit, len(missing))
@@ -96,8 +108,13 @@ def run_unit(
                 return count, [failure]
         lanes = missing[: trainer.lanes]
 
-        def on_chunk(steps: int, loss: float, lanes=lanes, count=count) -> None:
-            frac = (count + len(lanes) * steps / unit.program.horizon_steps) / expected
+        before = count / expected
+        share = len(lanes) / expected / unit.program.horizon_steps
+
+        def on_chunk(
+            steps: int, loss: float, lanes=lanes, before=before, share=share
+        ) -> None:
+            frac = before + share * steps
             first = lanes[0]
             text = f"rate {first.learning_rate:g}, seed {first.seed}, loss {loss:.3f}"
             on_progress(min(0.99, frac), f"{unit.label}: {text}")

@@ -11,7 +11,6 @@ import mulo
 import mulo.fetch
 from evaluate import contenders, optimizers, schedules
 
-
 SMALL_FC = mulo.SmallFC(hidden_size=4)
 VELO = mulo.VeLO(lstm_hidden_size=2, param_inits=1, param_scale_mult=False)
 
@@ -128,9 +127,7 @@ def test_a_theta_before_its_meta_training_is_a_null_model(saved):
     assert (untrained.kind, untrained.step_size) == ("null", "fixed")
     assert untrained.grid == (1.0,)
     rule = untrained.pretrained.rule
-    theta_parts.assert_same(
-        untrained.pretrained.theta, rule.init(jax.random.key(0))
-    )
+    theta_parts.assert_same(untrained.pretrained.theta, rule.init(jax.random.key(0)))
 
 
 def test_thetas_of_one_architecture_begin_alike_and_are_one_null_model(saved):

@@ -10,14 +10,17 @@ import fast_compile
 import pytest
 
 import mulo
-from evaluate import coord_training, coordinates, optimizers
+from evaluate import coord_training, coordinates, null_models, optimizers
 
 TASK = "mlp-d2-synthetic:4x4x1:3"
 MODELS: dict[str, Any] = {}
 # Unblocked SOAP cannot pass, see below. SGD, Adam and SmallFC: every kind of task, in
 # tests/test_evaluate_coord_tasks.py.
 ELSEWHERE = {"mu_soap", "mu_sgd", "mu_adam", "mu_small_fc", "mulo"}
+# The theta of a learned rule before its meta-training is that of a learned rule.
+ELSEWHERE |= {optimizers.THETA_INIT}
 MUP = [n for n, s in optimizers.SPECS.items() if not s.standard and n not in ELSEWHERE]
+NULL = set(null_models.NULL_MODELS)
 # Cheap to compile; the others fail as well: docs/coordinate_checks.md.
 STANDARD = "lion adafactor muon soap_blocked learned_adam celo_adam".split()
 # VeLO's step sizes depend on logarithms of a tensor's moments, which its random theta
@@ -74,5 +77,7 @@ def test_soap_fails_unblocked_and_passes_in_blocks():
 
 
 def test_every_rule_has_a_coordinate_check_somewhere():
-    rules = {name.removeprefix("mu_") for name in {*MUP, *ELSEWHERE} - {"mulo"}}
+    known = {*MUP, *ELSEWHERE} - {"mulo", optimizers.THETA_INIT} - NULL
+    assert set(MUP) > NULL
+    rules = {name.removeprefix("mu_") for name in known}
     assert rules == {*mulo.optimizers.names(), "soap_blocked"}

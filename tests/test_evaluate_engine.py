@@ -1,16 +1,17 @@
 import os
 import pathlib
 
+import fast_compile
 import numpy as np
 import pytest
 import sweep_parts
 
-from evaluate import cells, contenders, engine, plan, training, worker
+from evaluate import contenders, engine, plan, training, worker
 
 GRID = (0.1, 1.0)
 CHANGES = {
-    "optimizers": ("sgd", "mu_sgd"),
-    "learning_rates": {"sgd": GRID, "mu_sgd": GRID},
+    "optimizers": ("mu_sgd", "mu_adam"),
+    "learning_rates": {"mu_sgd": GRID, "mu_adam": GRID},
     "lanes": 1,
 }
 
@@ -37,6 +38,18 @@ def losses(folder):
     return found
 
 
+def assert_same(found, expected, rtol=0.0):
+    assert found.keys() == expected.keys()
+    for name in expected:
+        for first, second in zip(expected[name], found[name], strict=True):
+            np.testing.assert_allclose(second, first, rtol=rtol, err_msg=name)
+
+
+@pytest.fixture
+def fast(monkeypatch):
+    monkeypatch.setattr(training, "jax", fast_compile.Jax())
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweep") / "cells"
@@ -48,7 +61,7 @@ def test_a_sweep_runs_every_cell_it_wants_and_no_other(finished):
     assert outcome.failures == ()
     assert outcome.num_waiting == 0
     rates = engine.transferred(config, units, folder)
-    assert set(rates) == {("sgd", "cosine"), ("mu_sgd", "cosine")}
+    assert set(rates) == {("mu_sgd", "cosine"), ("mu_adam", "cosine")}
     names = []
     for unit in units:
         moved = engine.rates_for(config, unit, rates)
@@ -87,24 +100,22 @@ def test_missing_and_damaged_cells_alone_are_run_again(finished, monkeypatch, ca
     assert sweep(folder)[-1].num_cells_run == len(ran) == 2
     assert f"{damaged} is unusable" in capsys.readouterr().err
     after = losses(folder)
-    assert after.keys() == before.keys()
-    for name in before:
-        np.testing.assert_array_equal(after[name], before[name], err_msg=name)
+    assert_same(after, before)
 
 
-def test_lanes_give_what_single_runs_give(finished, tmp_path):
+def test_lanes_give_what_single_runs_give(finished, tmp_path, fast):
     *_, outcome = sweep(tmp_path / "cells", lanes=3)
     assert outcome.num_cells_run == finished[-1].num_cells_run
     expected, found = losses(finished[0]), losses(tmp_path / "cells")
-    assert found.keys() == expected.keys()
-    for name in expected:
-        for first, second in zip(expected[name], found[name], strict=True):
-            np.testing.assert_allclose(second, first, rtol=2e-4, err_msg=name)
+    assert_same(found, expected, rtol=2e-4)
+
+
+LOST = ("mlp-w8", "mu_sgd")
 
 
 def dying(config, unit, folder, rates, index):
     """Work like a worker, but die on one of the units."""
-    if unit.program.task.startswith("sp-mlp-w8"):
+    if (unit.program.task[:6], unit.program.optimizer) == LOST:
         os._exit(3)
     return engine._work(config, unit, folder, rates, index)
 
@@ -116,7 +127,7 @@ def test_a_worker_that_dies_is_recorded_and_the_rest_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(engine, "_work", dying)
         _, units, outcome = sweep(folder, jobs=2)
-    (lost,) = [u for u in units if u.program.task.startswith("sp-mlp-w8")]
+    (lost,) = [u for u in units if (u.program.task[:6], u.program.optimizer) == LOST]
     (failure,) = outcome.failures
     assert failure.what == lost.label
     assert "the worker process died" in failure.reason
@@ -124,18 +135,19 @@ def test_a_worker_that_dies_is_recorded_and_the_rest_goes_on(
     assert "the worker process died" in record.read_text()
     expected, found = losses(finished[0]), losses(folder)
     assert found.keys() == {
-        name for name in expected if not name.startswith("sp-mlp-w8")
+        name for name in expected if (name[:6], name.split(".")[1]) != LOST
     }
     assert outcome.num_cells_run == len(found)
-    for name in found:  # Processes change nothing.
-        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+    assert_same(found, {name: expected[name] for name in found})
     *_, outcome = sweep(folder)
     assert outcome.failures == ()
     assert losses(folder).keys() == expected.keys()
     assert not list((tmp_path / "failures").iterdir())
 
 
-def test_a_cell_that_fails_is_recorded_skipped_and_tried_again(tmp_path, monkeypatch):
+def test_a_cell_that_fails_is_recorded_skipped_and_tried_again(
+    tmp_path, monkeypatch, fast
+):
     folder = tmp_path / "cells"
     original = training.TrainingProgram.run
 
@@ -144,12 +156,12 @@ def test_a_cell_that_fails_is_recorded_skipped_and_tried_again(tmp_path, monkeyp
             raise RuntimeError("out of luck")
         return original(self, rates, seeds, on_chunk)
 
-    changes = {"optimizers": ("sgd",), "num_seeds": 1}
+    changes = {"optimizers": ("mu_sgd",), "num_seeds": 1}
     with monkeypatch.context() as patch:
         patch.setattr(training.TrainingProgram, "run", run)
         *_, outcome = sweep(folder, **changes)
     (failure,) = outcome.failures
-    assert failure.what.endswith("sgd cosine × 20, rate 1, seed 0")
+    assert failure.what.endswith("mu_sgd cosine × 20, rate 1, seed 0")
     assert failure.reason == "RuntimeError: out of luck"
     (record,) = (tmp_path / "failures").iterdir()
     assert "out of luck" in record.read_text()
@@ -160,10 +172,10 @@ def test_a_cell_that_fails_is_recorded_skipped_and_tried_again(tmp_path, monkeyp
 
 
 def test_a_program_that_does_not_compile_is_recorded_and_tried_again(
-    tmp_path, monkeypatch
+    tmp_path, monkeypatch, fast
 ):
     folder = tmp_path / "cells"
-    changes = {"optimizers": ("sgd",), "num_seeds": 1, "widths": (4,)}
+    changes = {"optimizers": ("mu_sgd",), "num_seeds": 1, "widths": (4,)}
 
     def broken(*args, **settings):
         raise ValueError("cannot be compiled")
@@ -183,10 +195,12 @@ def horizons(tmp_path_factory):
     folder = tmp_path_factory.mktemp("horizons")
     changes = {"optimizers": ("mu_adam",), "widths": (4,), "num_seeds": 1}
     changes["learning_rates"] = {"mu_adam": (0.1,)}
-    for schedule in ("constant", "cosine"):
-        for name, steps in (("both", (20, 30)), ("short", (20,))):
-            made = changes | {"schedules": (schedule,), "horizons": steps}
-            sweep(folder / schedule / name / "cells", **made)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "jax", fast_compile.Jax())
+        for schedule in ("constant", "cosine"):
+            for name, steps in (("both", (20, 30)), ("short", (20,))):
+                made = changes | {"schedules": (schedule,), "horizons": steps}
+                sweep(folder / schedule / name / "cells", **made)
     return folder
 
 
@@ -216,7 +230,7 @@ def test_a_scheduled_run_serves_its_own_horizon_only(horizons):
     assert not np.array_equal(long_losses[:20], short_losses)
 
 
-def test_a_result_without_a_validation_that_is_needed_is_run_again(horizons, tmp_path):
+def test_a_result_without_a_validation_that_is_needed_is_run_again(tmp_path, fast):
     changes = {"optimizers": ("mu_adam",), "widths": (4,), "num_seeds": 1}
     changes["learning_rates"] = {"mu_adam": (0.1,)}
     changes["schedules"] = ("constant",)
@@ -227,13 +241,15 @@ def test_a_result_without_a_validation_that_is_needed_is_run_again(horizons, tmp
     assert 7 in read(tmp_path.parent, tmp_path.name, 30)[1]
 
 
-def test_a_shard_without_the_base_says_how_many_programs_wait(tmp_path):
-    config = sweep_parts.config(**(CHANGES | {"num_seeds": 1}))
+def test_a_shard_without_the_base_says_how_many_programs_wait(tmp_path, fast):
+    config = sweep_parts.config(
+        **(CHANGES | {"num_seeds": 1, "optimizers": ("mu_sgd",)})
+    )
     entered, _ = contenders.enter(config)
     units = plan.units(config, entered, plan.data_sizes(config))
     others = [unit for unit in units if unit.settings[0].width == 8]
     outcome = engine.run(config, units, others, tmp_path / "cells")
-    assert outcome.num_waiting == 2
+    assert outcome.num_waiting == 1
     outcome = engine.run(config, units, units, tmp_path / "cells")
     assert outcome.num_waiting == 0
 
@@ -251,10 +267,10 @@ def test_jobs_are_as_many_as_cores_unless_told():
 
 def test_estimates_count_what_is_there(finished):
     folder, config, units, _ = finished
-    rows = engine.estimate(config, units, folder)
+    rows = engine.estimate(config, units, units, folder)
     assert [unit for unit, *_ in rows] == units
     assert sum(there for _, there, *_ in rows) >= 4 * 3
-    empty = engine.estimate(config, units, pathlib.Path("nowhere"))
+    empty = engine.estimate(config, units, units, pathlib.Path("nowhere"))
     for unit, there, left, secs, size in empty:
         assert there == 0
         assert left == plan.expected_cells(config, unit)
@@ -270,9 +286,3 @@ def test_lanes_are_what_memory_holds_but_no_more_than_there_are_cells():
     assert worker.num_lanes(sweep_parts.config(), unit, 30) == 1  # On a CPU.
     (unit, *_) = sweep_parts.units(config, [sweep_parts.contender("mu_soap")])
     assert worker.num_lanes(config, unit, 30) == 1
-
-
-def test_a_file_of_another_program_is_not_touched(finished):
-    folder, config, units, _ = finished
-    cell = units[0].cell(0.1, 5)
-    assert cells.read(folder, cell) is None

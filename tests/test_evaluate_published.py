@@ -5,9 +5,7 @@ from evaluate import optimizers, published
 
 def test_rows_are_those_of_the_tables():
     found = published.find("mu_adam", "mlp-w1024-d3-cifar10")
-    assert found == published.Published(
-        0.1473, {"b1": 0.9, "b2": 0.95}, "μLO, table 7"
-    )
+    assert found == published.Published(0.1473, {"b1": 0.9, "b2": 0.95}, "μLO, table 7")
     found = published.find("adamw", "mlp-w1024-d3-cifar10")
     assert (found.learning_rate, found.hyper["weight_decay"]) == (2.89e-3, 1e-4)
 

@@ -87,7 +87,7 @@ def test_without_a_curve_there_is_no_speed_up_and_the_reader_is_told(curves):
 def test_a_bad_file_is_found_before_anything_runs(content, tmp_path):
     path = tmp_path / "curves.json"
     path.write_text(content)
-    with pytest.raises(ValueError, match="reference_curves: .* is no file of VeLOdrom"):
+    with pytest.raises(ValueError, match=r"reference_curves: .* is no file of VeLO"):
         reference.load(str(path))
 
 

@@ -6,7 +6,7 @@ from evaluate import tuning
 
 
 def search(loss, grid, refinements):
-    """Run a search on a made-up loss by rate; return all losses, in order of running."""
+    """Search on a made-up loss by rate; return all losses, in order of running."""
     losses = {}
     while following := tuning.next_rates(losses, grid, refinements):
         assert not set(following) & set(losses)

@@ -54,8 +54,10 @@ def test_losses_are_said_as_plainly_as_wins():
 def test_null_models_are_compared_in_a_sentence_of_their_own():
     first, second, _ = sentences((LEARNED, 0.5), (ADAM, 0.4), (NULL, 0.3))
     assert "null_adam" not in first
-    assert second.endswith("to have learned anything, it loses to null_adam (8 of 8, "
-                           "win rate 0 %, interval 0–37 %).")
+    assert second.endswith(
+        "to have learned anything, it loses to null_adam (8 of 8, "
+        "win rate 0 %, interval 0–37 %)."
+    )
     _, second, _ = sentences((LEARNED, 0.5), (ADAM, 0.4))
     assert second.endswith("; no null model was run.")
 

@@ -116,9 +116,9 @@ def _variants(module):
 
 
 CONFIGS = sorted(
-    path.stem
-    for path in (ROOT / "configs").glob("*.py")
-    if not path.stem.startswith("_")
+    ".".join(path.relative_to(ROOT / "configs").with_suffix("").parts)
+    for path in (ROOT / "configs").rglob("*.py")
+    if not path.stem.startswith("_") and "def get_config(" in path.read_text()
 )
 
 

@@ -36,8 +36,9 @@ def get_config(variant: str = "cpu") -> ml_collections.ConfigDict:
         c.horizons = (500,)
         c.tuning_refinements = 2
         c.valid_points = 4
-        c.batch_examples_of.conv = 64
-        c.batch_examples_of.vit = 32
+        c.batch_examples_of.conv = 32
+        c.batch_examples_of.vit = 16
+        c.batch_examples_of.transformer = 8
     elif variant == "gpu":
         c.tasks = (
             "mlp-w128-d3-cifar10",
