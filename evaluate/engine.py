@@ -10,10 +10,12 @@ send nothing but how far they are.
 import concurrent.futures
 import dataclasses
 import multiprocessing
+import multiprocessing.connection
 import os
 import pathlib
 import queue
 import signal
+import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -341,6 +343,15 @@ def _initialize(core: int, messages: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {core})
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Leave when the parent is gone, killed perhaps: nobody waits for the results."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
 
 
 def _work(config, unit, folder, rates, index):

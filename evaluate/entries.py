@@ -123,7 +123,6 @@ def collect(
       Entries by contender, then setting; the rate curves; and every run there is. An
       entry whose runs are not all there is left out.
     """
-    base = axes.settings(config)[0]
     everything: dict[Any, readings.Reading] = {}
     per: dict[tuple[str, axes.Setting], list[tuple[plan.Unit, plan.Results]]] = {}
     for unit in units:
@@ -148,7 +147,7 @@ def collect(
                 curve = _rate_curve(config, unit, setting, results)
                 if curve is not None:
                     curves.append(curve)
-            made = _chosen(config, contender, setting, tuned, rates, base)
+            made = _chosen(config, contender, setting, tuned, rates)
             for unit, results in found:
                 if unit.published_rate is not None:
                     made.append(
@@ -165,7 +164,7 @@ def collect(
     return entries, curves, list(everything.values())
 
 
-def _chosen(config, contender, setting, tuned, rates, base) -> list[Entry | None]:
+def _chosen(config, contender, setting, tuned, rates) -> list[Entry | None]:
     """Make the entries of a contender at a setting, the better of its schedules."""
     if contender.step_size != "rate":
         kind: Tuning = "fixed" if contender.step_size == "fixed" else "untouched"
@@ -174,12 +173,12 @@ def _chosen(config, contender, setting, tuned, rates, base) -> list[Entry | None
         return [_better(made)]
     # A grid of one rate that is not refined tunes nothing.
     alone = len(contender.grid) == 1 and not config.tuning_refinements
-    kind = "fixed" if alone else "per_cell"
+    kind: Tuning = "fixed" if alone else "per_cell"
     per_cell, transferred = [], []
     for unit, results in tuned:
         rate = plan.reported_rate(config, unit, setting, results)
         if rate is not None:
-            per_cell.append(_entry(config, unit, setting, results, rate, "per_cell"))
+            per_cell.append(_entry(config, unit, setting, results, rate, kind))
         moved = rates.get((contender.label, unit.program.schedule))
         if config.transfer and moved is not None:
             transferred.append(

@@ -42,10 +42,14 @@ def claim(row: Mapping[str, Any]) -> str | None:
     """
     margin = row["margin"]
     if margin is None:
-        outcomes = {cell["outcome"] for cell in row["cells"]}
-        # Where no pair of runs is finite, one of the two diverged everywhere.
-        names: dict[Any, str] = {1: "beats", -1: "loses to", 0: "is level with"}
-        return names.get(outcomes.pop()) if len(outcomes) == 1 else None
+        # No pair of runs is finite: what counts is who diverged where.
+        outcomes = [c["outcome"] for c in row["cells"] if c["outcome"] is not None]
+        if not outcomes:
+            return None
+        wins, losses = outcomes.count(1), outcomes.count(-1)
+        if wins and not losses:
+            return "beats"
+        return "loses to" if losses and not wins else "is level with"
     more = margin["diverged"] - margin["opponent_diverged"]
     if margin["high"] < 0 and more <= 0:
         return "beats"

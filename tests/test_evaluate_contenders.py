@@ -260,6 +260,7 @@ def test_hyper_parameters_of_the_configuration_are_filled_up_and_sorted():
 
 def test_the_sizes_of_meta_training_are_those_of_the_card(saved):
     theta = enter(("mulo",), [saved["short"]])[0][0].theta
+    assert theta is not None
     assert contenders.meta_training_sizes(theta) == {}
     assert contenders.meta_training_sizes(None) == {}
     recipe = {

@@ -1,5 +1,6 @@
 import os
 import pathlib
+from typing import Any
 
 import fast_compile
 import numpy as np
@@ -193,8 +194,8 @@ def test_a_program_that_does_not_compile_is_recorded_and_tried_again(
 def horizons(tmp_path_factory):
     """Runs of 20 and 30 steps, read off one run and each by itself."""
     folder = tmp_path_factory.mktemp("horizons")
-    changes = {"optimizers": ("mu_adam",), "widths": (4,), "num_seeds": 1}
-    changes["learning_rates"] = {"mu_adam": (0.1,)}
+    changes: dict[str, Any] = {"optimizers": ("mu_adam",), "widths": (4,)}
+    changes |= {"num_seeds": 1, "learning_rates": {"mu_adam": (0.1,)}}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "jax", fast_compile.Jax())
         for schedule in ("constant", "cosine"):
@@ -231,8 +232,8 @@ def test_a_scheduled_run_serves_its_own_horizon_only(horizons):
 
 
 def test_a_result_without_a_validation_that_is_needed_is_run_again(tmp_path, fast):
-    changes = {"optimizers": ("mu_adam",), "widths": (4,), "num_seeds": 1}
-    changes["learning_rates"] = {"mu_adam": (0.1,)}
+    changes: dict[str, Any] = {"optimizers": ("mu_adam",), "widths": (4,)}
+    changes |= {"num_seeds": 1, "learning_rates": {"mu_adam": (0.1,)}}
     changes["schedules"] = ("constant",)
     folder = tmp_path / "cells"
     sweep(folder, **changes, horizons=(30,))

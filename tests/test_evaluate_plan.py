@@ -38,9 +38,8 @@ def test_a_constant_rate_has_one_program_for_all_horizons_and_a_schedule_one_eac
         sweep_parts.contender("sgd", schedules=("constant",)),
         sweep_parts.contender("mu_adam"),
         sweep_parts.contender("mulo", needs_num_steps=False),
-        sweep_parts.contender(
-            "mu_velo", theta=None
-        ),  # It is told the length of the run.
+        # It is told the length of the run.
+        sweep_parts.contender("mu_velo", theta=None),
     ]
     found = [
         (
