@@ -25,6 +25,8 @@ from evaluate import files
 # Raise when a change of the code makes earlier results incomparable.
 SCHEMA = 2
 
+_said: set[pathlib.Path] = set()  # Damaged files that were reported already.
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, order=True)
 class Program:
@@ -166,10 +168,12 @@ def read(
         if isinstance(error, OSError) and not isinstance(error, zipfile.BadZipFile):
             if error.errno is not None:
                 raise  # A disk's trouble is not the file's.
-        print(
-            f"evaluate: {path} is unusable ({error}): running it again.",
-            file=sys.stderr,
-        )
+        if path not in _said:
+            _said.add(path)
+            print(
+                f"evaluate: {path} is unusable ({error}): running it again.",
+                file=sys.stderr,
+            )
         return None
     finite = np.isfinite(result.losses)
     steps_finite = len(finite) if finite.all() else int(np.argmin(finite))

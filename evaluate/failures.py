@@ -42,3 +42,15 @@ def write(folder: pathlib.Path, failure: Failure) -> pathlib.Path:
 def clear(folder: pathlib.Path, failure: Failure) -> None:
     """Forget a failure: it ran after all."""
     (folder.parent / _FOLDER / f"{failure.digest}.json").unlink(missing_ok=True)
+
+
+def recorded(folder: pathlib.Path) -> list[Failure]:
+    """Return the failures recorded beside a folder of cells, of every shard."""
+    found = []
+    for path in sorted((folder.parent / _FOLDER).glob("*.json")):
+        try:
+            values = json.loads(path.read_text())
+            found.append(Failure(values["what"], values["reason"], path.stem))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            found.append(Failure(str(path), f"unreadable record: {error}", path.stem))
+    return found

@@ -51,7 +51,14 @@ def test_a_claim_is_made_only_where_the_interval_supports_it(made, expected):
 
 @pytest.mark.parametrize(
     ("outcomes", "expected"),
-    [([1, 1], "beats"), ([-1], "loses to"), ([0], "is level with"), ([1, -1], None)],
+    [
+        ([1, 1], "beats"),
+        ([1, 0], "beats"),
+        ([-1], "loses to"),
+        ([0], "is level with"),
+        ([1, -1], "is level with"),
+        ([None], None),
+    ],
 )
 def test_where_one_of_two_diverged_everywhere_the_outcomes_decide(outcomes, expected):
     cells = [{"outcome": outcome} for outcome in outcomes]
