@@ -22,12 +22,21 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from evaluate import command, comparisons, files, hints, outcomes, summary, tables
+from evaluate import (
+    command,
+    comparisons,
+    files,
+    hints,
+    matrices,
+    outcomes,
+    summary,
+    tables,
+)
 
 _LINE = flags.DEFINE_string("line", None, "Only this line of A.")
 _OTHER = flags.DEFINE_string("other", None, "And this one of B; default: the same.")
 _MEASURE = flags.DEFINE_enum(
-    "measure", "train", list(summary.MEASURES), "Which loss is compared."
+    "measure", "train", list(matrices.MEASURES), "Which loss is compared."
 )
 _OUT = flags.DEFINE_string("out", None, "JSON file to write.")
 _STRICT = flags.DEFINE_bool("strict", False, "Exit status 1 where B loses.")
@@ -79,7 +88,7 @@ def compare(
       second: Likewise.
       line: A line of ``first``; None: all that both have.
       other: A line of ``second``; None: of the same name.
-      measure: A key of :data:`evaluate.summary.MEASURES`.
+      measure: A key of :data:`evaluate.matrices.MEASURES`.
 
     Raises:
       ValueError: If a line is not there, or nothing is in common.

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from evaluate import curves as curves_lib
-from evaluate import entries, statistics, summary
+from evaluate import entries, matrices, statistics
 
 # VeLOdrome's name of a task, ours without its sizes' axes.
 TASKS: Mapping[str, str] = {
@@ -107,7 +107,7 @@ def speedups(study: entries.Study, curves: Curves) -> dict[str, Any]:
     for key, rows in by_line.items():
         if len(rows) == most:  # On the same tasks, or not comparable.
             value = statistics.bootstrap_interval(
-                np.array(rows), **summary.bootstrap(study.config)
+                np.array(rows), **matrices.bootstrap(study.config)
             )
             iqm.append(
                 {

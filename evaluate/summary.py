@@ -8,51 +8,28 @@ meta-trained; without any, the first line.
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from evaluate import (
     axes,
-    comparisons,
     contenders,
-    curves,
     entries,
+    matrices,
     outcomes,
     ranges,
-    statistics,
+    rankings,
     tuning,
     verdict,
 )
 from evaluate import readings as readings_lib
 
-MEASURES = {
-    "train": "final_train_loss",
-    "valid": "final_valid_loss",
-    "best_valid": "best_valid_loss",
-}
 STATISTICS_RULE = (
     "interquartile mean over the seeds that did not diverge, with a stratified "
     "bootstrap percentile interval; divergences are counted beside it"
 )
-WIN_RATE_RULE = (
-    "win rate = settings won plus half of the undecided, with Clopper and Pearson's "
-    "interval, as if settings were independent: what it says of other settings"
-)
-MARGIN_RULE = (
-    "margin = geometric mean over settings and shared seeds of the ratio of losses, "
-    "less one, with Student's interval over the seeds (these settings, not others); "
-    "runs that diverged are left out of it and counted: who diverged more often cannot "
-    "win"
-)
-SPEEDUP_RULE = (
-    "speed-up = horizon / first step at which the mean training loss of the last 5 % "
-    "of steps is at or below the other's final training loss, interpolated, 0 when "
-    "never, the mean over seeds; in time, multiplied by the ratio of wall-clock "
-    "seconds per step, without compilation"
-)
-_PROFILE_THRESHOLDS = np.geomspace(1.0, 4.0, 61)
 
 
 def summarize(study: entries.Study) -> dict[str, Any]:
@@ -67,15 +44,15 @@ def summarize(study: entries.Study) -> dict[str, Any]:
         "kinds": {entry.key: entry.contender.kind for entry in study.entries},
         "entries": [_entry(study, index, entry) for entry in study.entries],
         "matrices": [
-            matrix(study, subject, measure)
+            matrices.matrix(study, subject, measure)
             for subject in chosen
-            for measure in MEASURES
+            for measure in matrices.MEASURES
         ],
-        "average_ranks": _average_ranks(study),
-        "probability_of_improvement": _improvements(study, chosen),
-        "profile": _profile(study),
-        "speedups": _speedups(study, chosen, index),
-        "basins": _basins(study, index),
+        "average_ranks": rankings.average_ranks(study),
+        "probability_of_improvement": rankings.improvements(study, chosen),
+        "profile": rankings.profile(study),
+        "speedups": rankings.speedups(study, chosen, index),
+        "basins": rankings.basins(study, index),
         "costs": [
             {
                 "key": entry.key,
@@ -104,9 +81,9 @@ def summarize(study: entries.Study) -> dict[str, Any]:
             "tuning": tuning.TUNING_RULE,
             "statistics": STATISTICS_RULE,
             "outcome": outcomes.OUTCOME_RULE,
-            "win_rate": WIN_RATE_RULE,
-            "margin": MARGIN_RULE,
-            "speedup": SPEEDUP_RULE,
+            "win_rate": matrices.WIN_RATE_RULE,
+            "margin": matrices.MARGIN_RULE,
+            "speedup": rankings.SPEEDUP_RULE,
         },
         "reference_speedups": [],
         "reference_iqm": [],
@@ -125,69 +102,6 @@ def subjects(study: entries.Study) -> tuple[str, ...]:
         and group[0].tuning in ("untouched", "transferred")
     )
     return learned or study.keys[:1]
-
-
-def matrix(study: entries.Study, subject: str, measure: str) -> dict[str, Any]:
-    """Compare a line with all others, setting by setting.
-
-    Args:
-      study: Holds the entries.
-      subject: Key of a line.
-      measure: One of :data:`MEASURES`.
-    """
-    rows = []
-    for opponent in study.keys:
-        if opponent == subject:
-            continue
-        cells = []
-        for i, setting in enumerate(study.settings):
-            mine, theirs = (study.find(setting, key) for key in (subject, opponent))
-            if mine is None or theirs is None:
-                continue
-            cells.append({"setting": i, **_compared(study, mine, theirs, measure)})
-        outcomes = [c["outcome"] for c in cells if c["outcome"] is not None]
-        rate = None
-        if outcomes:
-            found = comparisons.win_rate(outcomes, study.config.confidence_frac)
-            rate = {
-                "wins": found.wins,
-                "ties": found.ties,
-                "losses": found.losses,
-                "rate": found.rate,
-                "low": found.low,
-                "high": found.high,
-            }
-        rows.append(
-            {
-                "opponent": opponent,
-                "cells": cells,
-                "win_rate": rate,
-                "margin": _margin(study, subject, opponent, measure),
-            }
-        )
-    return {"subject": subject, "measure": measure, "rows": rows}
-
-
-def bootstrap(config: axes.SweepConfig) -> dict[str, Any]:
-    """Return the arguments that every bootstrap of a study shares."""
-    return {
-        "num_samples": config.bootstrap_samples,
-        "confidence": config.confidence_frac,
-        "seed": config.bootstrap_seed,
-    }
-
-
-def interval(
-    study: entries.Study, entry: entries.Entry, field: str
-) -> statistics.Interval | None:
-    """Return the statistic of a reading's field; None where there is no number."""
-    scores = np.array(
-        [getattr(r, field) for r in entry.readings if not r.diverged], np.float64
-    )
-    scores = scores[np.isfinite(scores)]
-    if not len(scores):
-        return None
-    return statistics.bootstrap_interval(scores, **bootstrap(study.config))
 
 
 def warnings(study: entries.Study) -> list[str]:
@@ -290,7 +204,7 @@ def _entry(
     study: entries.Study, index: Mapping[axes.Setting, int], entry: entries.Entry
 ) -> dict[str, Any]:
     def values(field: str) -> dict[str, Any] | None:
-        found = interval(study, entry, field)
+        found = matrices.interval(study, entry, field)
         if found is None:
             return None
         return {"estimate": found.estimate, "low": found.low, "high": found.high}
@@ -310,197 +224,12 @@ def _entry(
         "valid_accuracy": values("final_valid_accuracy"),
         "area_under_curve": values("area_under_curve"),
         # By seed, null where it diverged.
-        "scores": {name: entry.scores(field) for name, field in MEASURES.items()},
+        "scores": {
+            name: entry.scores(field) for name, field in matrices.MEASURES.items()
+        },
         "num_seeds": len(entry.readings),
         "num_diverged": entry.num_diverged,
         "secs_per_step": entry.secs_per_step(),
         "tuning_runs": entry.tuning_runs,
         "tuning_steps": entry.tuning_steps,
     }
-
-
-def _compared(
-    study: entries.Study, mine: entries.Entry, theirs: entries.Entry, measure: str
-) -> dict[str, Any]:
-    field = MEASURES[measure]
-    found, p_value = outcomes.decide(mine.scores(field), theirs.scores(field))
-    ours, other = (interval(study, entry, field) for entry in (mine, theirs))
-    margin = None
-    if ours is not None and other is not None and other.estimate > 0:
-        margin = ours.estimate / other.estimate - 1
-    return {"outcome": found, "margin_frac": margin, "p_value": p_value}
-
-
-def _margin(
-    study: entries.Study, subject: str, opponent: str, measure: str
-) -> dict[str, Any] | None:
-    """Geometric mean of the ratio of losses, less one, by ``MARGIN_RULE``."""
-    logarithms, diverged = [], [0, 0]
-    for setting in study.settings:
-        pair = [study.find(setting, key) for key in (subject, opponent)]
-        if pair[0] is None or pair[1] is None:
-            continue
-        mine, theirs = (e.scores(MEASURES[measure]) for e in pair if e is not None)
-        diverged[0] += int(np.sum(~np.isfinite(mine)))
-        diverged[1] += int(np.sum(~np.isfinite(theirs)))
-        shared = min(len(mine), len(theirs))
-        mine, theirs = mine[:shared], theirs[:shared]
-        kept = np.isfinite(mine) & np.isfinite(theirs) & (mine > 0) & (theirs > 0)
-        if kept.any():
-            logarithms.append(np.log(mine[kept] / theirs[kept]))
-    if not logarithms:
-        return None
-    found = comparisons.mean_over_strata(logarithms, study.config.confidence_frac)
-    return {
-        "estimate": math.expm1(found.estimate),
-        "low": math.expm1(found.low),
-        "high": math.expm1(found.high),
-        "diverged": diverged[0],
-        "opponent_diverged": diverged[1],
-    }
-
-
-def _scores(study: entries.Study, keys: Sequence[str], where: Sequence[axes.Setting]):
-    """Return final training losses (settings, keys, S), and the settings with all."""
-    rows, used = [], []
-    for setting in where:
-        found = [study.find(setting, key) for key in keys]
-        there = [entry for entry in found if entry is not None]
-        if len(there) == len(keys):
-            rows.append([entry.scores() for entry in there])
-            used.append(setting)
-    return np.array(rows, np.float64), used
-
-
-def _average_ranks(study: entries.Study) -> list[dict[str, Any]]:
-    """Rank the lines that are there at every setting of a horizon."""
-    found = []
-    for horizon in dict.fromkeys(s.horizon_steps for s in study.settings):
-        where = [s for s in study.settings if s.horizon_steps == horizon]
-        keys = [k for k in study.keys if all(study.find(s, k) for s in where)]
-        if len(keys) < 2:
-            continue
-        scores, _ = _scores(study, keys, where)
-        settings = bootstrap(study.config)
-        settings["num_samples"] = min(500, settings["num_samples"])
-        ranks = statistics.rank_intervals(scores, **settings)
-        found.append(
-            {
-                "horizon_steps": horizon,
-                "num_settings": len(where),
-                "ranks": [
-                    {
-                        "key": key,
-                        "estimate": rank.estimate,
-                        "low": rank.low,
-                        "high": rank.high,
-                    }
-                    for key, rank in zip(keys, ranks, strict=True)
-                ],
-            }
-        )
-    return found
-
-
-def _improvements(study: entries.Study, chosen: Sequence[str]) -> list[dict[str, Any]]:
-    found = []
-    for subject, against in itertools.product(chosen, study.keys):
-        scores, used = _scores(study, (subject, against), study.settings)
-        if subject == against or not used:
-            continue
-        value = comparisons.probability_of_improvement(
-            scores[:, 0], scores[:, 1], **bootstrap(study.config)
-        )
-        found.append(
-            {
-                "subject": subject,
-                "against": against,
-                "estimate": value.estimate,
-                "low": value.low,
-                "high": value.high,
-            }
-        )
-    return found
-
-
-def _profile(study: entries.Study) -> dict[str, Any] | None:
-    """Profile of losses as multiples of the best line's, over settings with all."""
-    keys = [k for k in study.keys if all(study.find(s, k) for s in study.settings)]
-    if len(keys) < 2:
-        return None
-    scores, _ = _scores(study, keys, study.settings)
-    means = np.where(np.isfinite(scores), scores, np.inf).mean(axis=2)
-    best = means.min(axis=1)
-    if not (np.isfinite(best) & (best > 0)).all():
-        return None
-    lines = []
-    for i, key in enumerate(keys):
-        profile = statistics.performance_profile(
-            scores[:, i] / best[:, None],
-            _PROFILE_THRESHOLDS,
-            **bootstrap(study.config),
-        )
-        lines.append(
-            {
-                "key": key,
-                "values": profile.fraction,
-                "low": profile.low,
-                "high": profile.high,
-            }
-        )
-    return {"thresholds": _PROFILE_THRESHOLDS, "lines": lines}
-
-
-def _speedups(
-    study: entries.Study, chosen: Sequence[str], index: Mapping[axes.Setting, int]
-) -> list[dict[str, Any]]:
-    """How much sooner a subject has the final loss of every tuned line."""
-    found = []
-    for subject, setting in itertools.product(chosen, study.settings):
-        mine = study.find(setting, subject)
-        for against in study.keys:
-            theirs = study.find(setting, against)
-            if mine is None or theirs is None or against == subject:
-                continue
-            target = interval(study, theirs, "final_train_loss")
-            steps = None
-            if target is not None:
-                ratios = [
-                    curves.speedup(r.losses, target.estimate, setting.horizon_steps)
-                    for r in mine.readings
-                ]
-                steps = float(np.mean(ratios))
-            ratio = theirs.secs_per_step() / mine.secs_per_step()
-            found.append(
-                {
-                    "subject": subject,
-                    "against": against,
-                    "setting": index[setting],
-                    "steps": steps,
-                    "time": None if steps is None else steps * ratio,
-                }
-            )
-    return found
-
-
-def _basins(
-    study: entries.Study, index: Mapping[axes.Setting, int]
-) -> list[dict[str, Any]]:
-    found = []
-    for curve in study.rate_curves:
-        if not np.isfinite(curve.losses).any():
-            continue
-        decades, low, high = curves.basin_decades(
-            np.array(curve.rates), np.array(curve.losses)
-        )
-        found.append(
-            {
-                "setting": index[curve.setting],
-                "label": curve.contender.label,
-                "schedule": curve.schedule,
-                "decades": decades,
-                "open_low": low,
-                "open_high": high,
-            }
-        )
-    return found

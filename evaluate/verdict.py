@@ -35,7 +35,7 @@ def claim(row: Mapping[str, Any]) -> str | None:
     """Return what a row of a matrix supports: beats, loses to, is level with.
 
     Args:
-      row: Of :func:`evaluate.summary.matrix`.
+      row: Of :func:`evaluate.matrices.matrix`.
 
     Returns:
       None where there is nothing to compare.
