@@ -8,6 +8,7 @@ of meta-training: learning rates found there are transferred to all other settin
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -288,5 +289,6 @@ def _points(design: str, axes: Sequence[Sequence[int]]) -> list[tuple[int, ...]]
 
 
 def _check_grid(field: str, grid: Sequence[float]) -> None:
-    if not grid or min(grid) <= 0 or list(grid) != sorted(set(grid)):
+    finite = all(math.isfinite(rate) for rate in grid)
+    if not grid or not finite or min(grid) <= 0 or list(grid) != sorted(set(grid)):
         raise ValueError(f"{field} must be positive and rising; got {tuple(grid)}.")

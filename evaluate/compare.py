@@ -64,6 +64,7 @@ def load(path: str) -> dict[str, Any]:
     where = where / "summary.json" if where.is_dir() else where
     try:
         values = json.loads(where.read_text())
+        _ = values["keys"], values["settings"]
         if not all("scores" in entry for entry in values["entries"]):
             raise ValueError("it is of an earlier version: run the sweep once more")
         return values

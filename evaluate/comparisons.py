@@ -139,39 +139,6 @@ def paired_test(x: np.ndarray, y: np.ndarray) -> PairedTest:
     )
 
 
-def mean_over_strata(
-    differences: Sequence[np.ndarray], confidence: float = 0.95
-) -> statistics.Interval:
-    """Average differences over strata, each weighing the same.
-
-    The interval is Student's, of the seeds' chance alone: it speaks of these strata and
-    not of others. Degrees of freedom are Welch and Satterthwaite's.
-
-    Args:
-      differences: One array per stratum, (S,) with S >= 1, finite, such as paired
-        differences over seeds. Strata of one seed add nothing to the spread.
-      confidence: Covered fraction, in (0, 1).
-
-    Raises:
-      ValueError: If there is no stratum, one is empty, or a difference is not finite.
-    """
-    if not len(differences) or not all(len(d) for d in differences):
-        raise ValueError("differences must hold a number in every stratum, got none.")
-    if not all(np.isfinite(d).all() for d in differences):
-        raise ValueError(f"differences must be finite, got {list(differences)}.")
-    estimate = float(np.mean([np.mean(d) for d in differences]))
-    several = [d for d in differences if len(d) > 1]
-    variances = np.array([np.var(d, ddof=1) / len(d) for d in several])
-    if not variances.sum() > 0:
-        return statistics.Interval(estimate, estimate, estimate)
-    freedom = variances.sum() ** 2 / np.sum(
-        variances**2 / np.array([len(d) - 1 for d in several])
-    )
-    spread = np.sqrt(variances.sum()) / len(differences)
-    low, high = scipy.stats.t.interval(confidence, freedom, estimate, spread)
-    return statistics.Interval(estimate, float(low), float(high))
-
-
 def win_rate(outcomes: Sequence[int], confidence: float = 0.95) -> WinRate:
     """Count wins and bound the share won.
 

@@ -44,6 +44,7 @@ def results_of(
     unit: plan.Unit,
     folder: pathlib.Path,
     rates: Mapping[axes.Setting, float] | None = None,
+    failed: plan.Failed = frozenset(),
 ) -> dict[tuple[float, int], cells_lib.CellResult]:
     """Read what a unit has, following its search as far as the results go.
 
@@ -52,8 +53,9 @@ def results_of(
       unit: Whose results.
       folder: Holds the result files.
       rates: Transferred ones, by setting; see :func:`rates_for`.
+      failed: What could not be run.
     """
-    return worker.present(config, unit, folder, rates or {})
+    return worker.present(config, unit, folder, rates or {}, failed)
 
 
 def transferred(
@@ -74,8 +76,9 @@ def base_rate(
     config: axes.SweepConfig, unit: plan.Unit, folder: pathlib.Path
 ) -> float | None:
     """Return the rate found at the base setting; None while it is not known."""
-    results = results_of(config, unit, folder)
-    return plan.found_rate(config, unit, axes.settings(config)[0], results)
+    failed = failures.pairs(failures.recorded(folder, [unit]), unit)
+    results = results_of(config, unit, folder, {}, failed)
+    return plan.found_rate(config, unit, axes.settings(config)[0], results, failed)
 
 
 def run(

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from evaluate import axes, contenders, plan, readings, tuning, worker
+from evaluate import axes, contenders, failures, plan, readings, tuning, worker
 
 Tuning = Literal["untouched", "per_cell", "transferred", "published", "fixed"]
 
@@ -30,7 +30,8 @@ class Entry:
     interior: bool | None  # Whether the optimum is bracketed; None: nothing was tuned.
     tuning_runs: int  # Runs that finding the rate cost; 0: nothing was tuned here.
     tuning_steps: int  # Their steps, together.
-    readings: tuple[readings.Reading, ...]  # (S,), by seed.
+    readings: tuple[readings.Reading, ...]  # By seed, of the runs there are.
+    failed_seeds: tuple[int, ...] = ()  # Could not be run; S with those there are.
 
     @property
     def label(self) -> str:
@@ -50,14 +51,15 @@ class Entry:
         return sum(reading.diverged for reading in self.readings)
 
     def scores(self, field: str = "final_train_loss") -> np.ndarray:
-        """Return a field of the readings by seed, (S,); infinite where it diverged."""
-        return np.array(
-            [
-                math.inf if reading.diverged else getattr(reading, field)
-                for reading in self.readings
-            ],
-            np.float64,
-        )
+        """Return a field of the readings by seed, (S,); infinite where it diverged.
+
+        A run that could not be run counts like one that diverged.
+        """
+        by_seed = {seed: math.inf for seed in self.failed_seeds}
+        for reading in self.readings:
+            value = getattr(reading, field)
+            by_seed[reading.seed] = math.inf if reading.diverged else value
+        return np.array([by_seed[seed] for seed in sorted(by_seed)], np.float64)
 
     def secs_per_step(self) -> float:
         """Return the median wall-clock seconds of a step."""
@@ -125,11 +127,18 @@ def collect(
     """
     everything: dict[Any, readings.Reading] = {}
     per: dict[tuple[str, axes.Setting], list[tuple[plan.Unit, plan.Results]]] = {}
+    broken = failures.recorded(folder, units)
+    failed: dict[str, plan.Failed] = {}
     for unit in units:
         rate = rates.get((unit.contender.label, unit.program.schedule))
         moved = plan.transfers(config, unit) and rate is not None
+        failed[unit.label] = failures.pairs(broken, unit)
         found = worker.present(
-            config, unit, folder, {s: rate for s in unit.settings} if moved else {}
+            config,
+            unit,
+            folder,
+            {s: rate for s in unit.settings} if moved else {},
+            failed[unit.label],
         )
         for result in found.values():
             everything[result.cell] = readings.read_off(
@@ -147,7 +156,7 @@ def collect(
                 curve = _rate_curve(config, unit, setting, results)
                 if curve is not None:
                     curves.append(curve)
-            made = _chosen(config, contender, setting, tuned, rates)
+            made = _chosen(config, contender, setting, tuned, rates, failed)
             for unit, results in found:
                 if unit.published_rate is not None:
                     made.append(
@@ -158,31 +167,35 @@ def collect(
                             results,
                             unit.published_rate,
                             "published",
+                            failed[unit.label],
                         )
                     )
             entries += [entry for entry in made if entry is not None]
     return entries, curves, list(everything.values())
 
 
-def _chosen(config, contender, setting, tuned, rates) -> list[Entry | None]:
+def _chosen(config, contender, setting, tuned, rates, failed) -> list[Entry | None]:
     """Make the entries of a contender at a setting, the better of its schedules."""
     if contender.step_size != "rate":
         kind: Tuning = "fixed" if contender.step_size == "fixed" else "untouched"
         rate = contender.grid[0] if kind == "fixed" else 1.0
-        made = [_entry(config, u, setting, r, rate, kind) for u, r in tuned]
+        made = [
+            _entry(config, u, setting, r, rate, kind, failed[u.label]) for u, r in tuned
+        ]
         return [_better(made)]
     # A grid of one rate that is not refined tunes nothing.
     alone = len(contender.grid) == 1 and not config.tuning_refinements
     kind: Tuning = "fixed" if alone else "per_cell"
     per_cell, transferred = [], []
     for unit, results in tuned:
-        rate = plan.reported_rate(config, unit, setting, results)
+        bad = failed[unit.label]
+        rate = plan.reported_rate(config, unit, setting, results, bad)
         if rate is not None:
-            per_cell.append(_entry(config, unit, setting, results, rate, kind))
+            per_cell.append(_entry(config, unit, setting, results, rate, kind, bad))
         moved = rates.get((contender.label, unit.program.schedule))
         if config.transfer and moved is not None:
             transferred.append(
-                _entry(config, unit, setting, results, moved, "transferred")
+                _entry(config, unit, setting, results, moved, "transferred", bad)
             )
     found = [_better(per_cell)]
     if len(axes.settings(config)) > 1:
@@ -208,13 +221,15 @@ def _entry(
     results: plan.Results,
     rate: float,
     kind: Tuning,
+    failed: plan.Failed,
 ) -> Entry | None:
-    runs = [results.get((rate, seed)) for seed in range(config.num_seeds)]
-    there = [run for run in runs if run is not None]
-    if len(there) < config.num_seeds:
+    """Make an entry; None while runs are missing that have not failed."""
+    seeds = [s for s in range(config.num_seeds) if (rate, s) not in failed]
+    there = [results[rate, seed] for seed in seeds if (rate, seed) in results]
+    if len(there) < len(seeds) or not there:
         return None
     tuned = kind == "per_cell"
-    looked = plan.searched(config, unit, setting, results) if tuned else {}
+    looked = plan.searched(config, unit, setting, results, failed) if tuned else {}
     count = len(looked) * config.tuning_seeds
     return Entry(
         setting=setting,
@@ -226,6 +241,7 @@ def _entry(
         tuning_runs=count,
         tuning_steps=count * setting.horizon_steps,
         readings=tuple(readings.read_off(r, setting.horizon_steps) for r in there),
+        failed_seeds=tuple(s for s in range(config.num_seeds) if s not in seeds),
     )
 
 

@@ -36,6 +36,7 @@ from evaluate import (
     files,
     optimizers,
     plan,
+    schedules,
     style,
     tables,
 )
@@ -210,6 +211,7 @@ def _config() -> axes.SweepConfig:
             f"optimizer must be one with a learning rate to tune; {_OPTIMIZER.value!r} "
             "is used with the step it was meta-trained or made with."
         )
+    schedules.check(_SCHEDULE.value, schedules.NAMES)
     return axes.SweepConfig.for_one(
         task=_TASK.value,
         optimizer=_OPTIMIZER.value,

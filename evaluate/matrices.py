@@ -18,9 +18,9 @@ WIN_RATE_RULE = (
 )
 MARGIN_RULE = (
     "margin = geometric mean over settings and shared seeds of the ratio of losses, "
-    "less one, with Student's interval over the seeds (these settings, not others); "
-    "runs that diverged are left out of it and counted: who diverged more often cannot "
-    "win"
+    "less one, with Student's 95 % interval over the seeds' means (these settings, not "
+    "others; none with one seed); settings where a run of either diverged are left out "
+    "of it and counted: who diverged more often cannot win"
 )
 
 
@@ -103,7 +103,7 @@ def _margin(
     study: entries.Study, subject: str, opponent: str, measure: str
 ) -> dict[str, Any] | None:
     """Geometric mean of the ratio of losses, less one, by ``MARGIN_RULE``."""
-    logarithms, diverged = [], [0, 0]
+    rows, diverged = [], [0, 0]
     for setting in study.settings:
         pair = [study.find(setting, key) for key in (subject, opponent)]
         if pair[0] is None or pair[1] is None:
@@ -111,18 +111,22 @@ def _margin(
         mine, theirs = (e.scores(MEASURES[measure]) for e in pair if e is not None)
         diverged[0] += int(np.sum(~np.isfinite(mine)))
         diverged[1] += int(np.sum(~np.isfinite(theirs)))
-        shared = min(len(mine), len(theirs))
-        mine, theirs = mine[:shared], theirs[:shared]
-        kept = np.isfinite(mine) & np.isfinite(theirs) & (mine > 0) & (theirs > 0)
-        if kept.any():
-            logarithms.append(np.log(mine[kept] / theirs[kept]))
-    if not logarithms:
+        both = np.array([mine, theirs])
+        if np.isfinite(both).all() and (both > 0).all():
+            rows.append(np.log(both[0] / both[1]))
+    if not rows or len({len(row) for row in rows}) > 1:
         return None
-    found = comparisons.mean_over_strata(logarithms, study.config.confidence_frac)
+    # Settings share their seeds, so that only seeds are independent.
+    by_seed = np.mean(rows, axis=0)
+    test = comparisons.paired_test(by_seed, np.zeros_like(by_seed))
+    ends = (None, None)
+    if test.interval is not None:
+        ends = math.expm1(test.interval.low), math.expm1(test.interval.high)
     return {
-        "estimate": math.expm1(found.estimate),
-        "low": math.expm1(found.low),
-        "high": math.expm1(found.high),
+        "estimate": math.expm1(float(np.mean(by_seed))),
+        "low": ends[0],
+        "high": ends[1],
+        "num_settings": len(rows),
         "diverged": diverged[0],
         "opponent_diverged": diverged[1],
     }

@@ -15,6 +15,7 @@ from evaluate import axes, contenders, optimizers, published, readings, tuning
 from evaluate import cells as cells_lib
 
 Results = Mapping[tuple[float, int], cells_lib.CellResult]  # By rate and seed.
+Failed = frozenset[tuple[float, int]]  # Rates and seeds that could not be run.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -143,13 +144,14 @@ def data_sizes(config: axes.SweepConfig) -> dict[str, tuple[int, int]]:
 
 
 def valid_steps(config: axes.SweepConfig, unit: Unit) -> list[int]:
-    """Return when a unit's runs are validated: evenly, and at every horizon served."""
-    horizon = unit.program.horizon_steps
+    """Return when a unit's runs are validated: evenly along every horizon served."""
+    horizons = {setting.horizon_steps for setting in unit.settings}
     even = {
         max(1, round(horizon * (i + 1) / config.valid_points))
+        for horizon in (*horizons, unit.program.horizon_steps)
         for i in range(config.valid_points)
     }
-    return sorted(even | {setting.horizon_steps for setting in unit.settings})
+    return sorted(even | horizons)
 
 
 def tuning_losses(
@@ -187,7 +189,7 @@ def wanted(
     results: Results,
     *,
     transferred: Mapping[axes.Setting, float],
-    failed: frozenset[tuple[float, int]] = frozenset(),
+    failed: Failed = frozenset(),
 ) -> list[cells_lib.Cell]:
     """Return the cells that a unit needs, as far as can be said by now.
 
@@ -237,13 +239,18 @@ def wanted(
 
 
 def found_rate(
-    config: axes.SweepConfig, unit: Unit, setting: axes.Setting, results: Results
+    config: axes.SweepConfig,
+    unit: Unit,
+    setting: axes.Setting,
+    results: Results,
+    failed: Failed = frozenset(),
 ) -> float | None:
     """Return the rate that a finished search found at a setting, or None.
 
     None also where every rate diverged: there is nothing to transfer.
     """
     losses = tuning_losses(config, setting, results)
+    losses |= {rate: math.inf for rate, _ in failed}
     looked = _search(config, unit.contender.grid, losses)
     if any(rate not in losses for rate in looked):
         return None
@@ -251,13 +258,18 @@ def found_rate(
 
 
 def reported_rate(
-    config: axes.SweepConfig, unit: Unit, setting: axes.Setting, results: Results
+    config: axes.SweepConfig,
+    unit: Unit,
+    setting: axes.Setting,
+    results: Results,
+    failed: Failed = frozenset(),
 ) -> float | None:
     """Return the rate that a report shows: the one found, else the smallest looked at.
 
     None while the search is not finished.
     """
     losses = tuning_losses(config, setting, results)
+    losses |= {rate: math.inf for rate, _ in failed}
     looked = _search(config, unit.contender.grid, losses)
     if any(rate not in losses for rate in looked):
         return None
@@ -266,10 +278,15 @@ def reported_rate(
 
 
 def searched(
-    config: axes.SweepConfig, unit: Unit, setting: axes.Setting, results: Results
+    config: axes.SweepConfig,
+    unit: Unit,
+    setting: axes.Setting,
+    results: Results,
+    failed: Failed = frozenset(),
 ) -> dict[float, float]:
     """Return the tuning losses that the search at a setting looked at, by rate."""
     losses = tuning_losses(config, setting, results)
+    losses |= {rate: math.inf for rate, _ in failed}
     looked = _search(config, unit.contender.grid, losses)
     return {rate: losses[rate] for rate in looked if rate in losses}
 

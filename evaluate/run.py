@@ -82,12 +82,12 @@ def run(
             "run the command once more when the others are done."
         )
     rates = engine.transferred(settings, units, folder)
-    if not outcome.failures and _is_incomplete(settings, units, folder, rates):
+    if _is_incomplete(settings, units, folder, rates):
         print(
             "Some cells belong to shards that are not done; the last one to finish, or "
             "the command without --shard, writes the report."
         )
-        return 0
+        return 1 if outcome.failures else 0
     found, rate_curves, readings = entries.collect(
         settings, entered, units, folder, rates
     )
@@ -96,7 +96,9 @@ def run(
         settings=tuple(axes.settings(settings)),
         contenders=tuple(entered),
         not_run=tuple(not_run),
-        failures=tuple(f"{f.what}: {f.reason}" for f in failures.recorded(folder)),
+        failures=tuple(
+            f"{f.what}: {f.reason}" for f in failures.recorded(folder, units)
+        ),
         entries=tuple(found),
         rate_curves=tuple(rate_curves),
         num_cells=len(readings),
@@ -105,6 +107,7 @@ def run(
             "command": command,
             "environment": environment.describe(),
             "config": json.loads(config_json),
+            "theta_sha256": {c.label: c.theta_sha256 for c in entered if c.theta},
             "thetas": {c.label: c.theta.source for c in entered if c.theta is not None},
         },
     )
@@ -123,16 +126,22 @@ def run(
     print(tables.format_table(tables.entries(values), rule=True))
     print(*values["verdict"], sep="\n")
     print(f"report: {path}")
-    return 1 if outcome.failures else 0
+    return 1 if study.failures else 0
 
 
 def _is_incomplete(settings, units, folder, rates) -> bool:
-    """Whether a cell is missing that the sweep needs."""
+    """Whether a cell is missing that the sweep needs and that has not failed."""
+    broken = failures.recorded(folder, units)
     for unit in units:
+        if failures.whole(broken, unit):
+            continue
+        failed = failures.pairs(broken, unit)
         moved = engine.rates_for(settings, unit, rates)
-        found = engine.results_of(settings, unit, folder, moved)
-        for cell in plan.wanted(settings, unit, found, transferred=moved):
-            if (cell.learning_rate, cell.seed) not in found:
+        found = engine.results_of(settings, unit, folder, moved, failed)
+        for cell in plan.wanted(
+            settings, unit, found, transferred=moved, failed=failed
+        ):
+            if (cell.learning_rate, cell.seed) not in {*found, *failed}:
                 return True
     return False
 
@@ -169,6 +178,8 @@ def _changes(path: pathlib.Path, config_json: str) -> list[str]:
     """Say how a workdir's earlier configuration differs, if there is one."""
     try:
         earlier = json.loads(path.read_text())
+        if not isinstance(earlier, dict):
+            raise ValueError("it holds no object")
     except FileNotFoundError:
         return []
     except (ValueError, OSError) as error:

@@ -110,6 +110,11 @@ def warnings(study: entries.Study) -> list[str]:
     for entry in study.entries:
         where = f"{entry.key} at {entry.setting.label}"
         lost = entry.num_diverged == len(entry.readings)
+        if entry.failed_seeds:
+            found.append(
+                f"{where}: seeds {', '.join(map(str, entry.failed_seeds))} could not "
+                "be run; they count as diverged in comparisons."
+            )
         if entry.interior is False and not lost:
             found.append(
                 f"{where}: the tuned rate {entry.learning_rate:g} is not known to be "

@@ -2,7 +2,7 @@
 
 A claim (beats, loses to) is made only where the interval of the margin supports it:
 all of it on one side of zero, and no more divergences than the other. What it does not
-support is called level.
+support is called undecided.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,6 +23,9 @@ def sentences(values: Mapping[str, Any]) -> list[str]:
     """
     if not values["subjects"]:
         return ["No run has finished, so that there is nothing to say."]
+    runs = values["entries"]
+    if runs and all(e["num_diverged"] == e["num_seeds"] for e in runs):
+        return ["Every run of every optimizer diverged: there is nothing to compare."]
     subject = values["subjects"][0]
     return [
         _baselines(values, subject),
@@ -32,7 +35,7 @@ def sentences(values: Mapping[str, Any]) -> list[str]:
 
 
 def claim(row: Mapping[str, Any]) -> str | None:
-    """Return what a row of a matrix supports: beats, loses to, is level with.
+    """Return what a row of a matrix supports: beats, loses to, is undecided against.
 
     Args:
       row: Of :func:`evaluate.matrices.matrix`.
@@ -49,13 +52,15 @@ def claim(row: Mapping[str, Any]) -> str | None:
         wins, losses = outcomes.count(1), outcomes.count(-1)
         if wins and not losses:
             return "beats"
-        return "loses to" if losses and not wins else "is level with"
+        return "loses to" if losses and not wins else "is undecided against"
+    if margin["low"] is None:
+        return "is undecided against"  # One seed has no spread.
     more = margin["diverged"] - margin["opponent_diverged"]
     if margin["high"] < 0 and more <= 0:
         return "beats"
     if margin["low"] > 0 and more >= 0:
         return "loses to"
-    return "is level with"
+    return "is undecided against"
 
 
 def _rows(
@@ -63,12 +68,15 @@ def _rows(
 ) -> list[Mapping[str, Any]]:
     """Rows against a kind of opponent; of hand-designed ones, those tuned per cell."""
     tuning = {entry["key"]: entry["tuning"] for entry in values["entries"]}
+    label = {entry["key"]: entry["label"] for entry in values["entries"]}
     for matrix in values["matrices"]:
         if (matrix["subject"], matrix["measure"]) == (subject, measure):
             rows = [
                 row
                 for row in matrix["rows"]
-                if values["kinds"][row["opponent"]] == kind and claim(row)
+                if values["kinds"][row["opponent"]] == kind
+                and label[row["opponent"]] != label[subject]
+                and claim(row)
             ]
             best = [r for r in rows if tuning[r["opponent"]] == "per_cell"]
             return best or rows
@@ -78,7 +86,7 @@ def _rows(
 def _claims(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
     """Sort rows by what they support, the largest margins first."""
     found: dict[str, list[Mapping[str, Any]]] = {}
-    for name in ("loses to", "is level with", "beats"):
+    for name in ("loses to", "is undecided against", "beats"):
         group = [row for row in rows if claim(row) == name]
         if group:
             found[name] = sorted(group, key=lambda row: -abs(_estimate(row)))
@@ -103,7 +111,10 @@ def _named(row: Mapping[str, Any]) -> str:
     name = row["opponent"].removesuffix(" (per cell)")
     if row["margin"] is None:
         return f"{name} (diverged)" if claim(row) == "beats" else name
-    return f"{name} ({100 * _estimate(row):+.1f} %)".replace("(-", "(−")
+    margin = f"{100 * _estimate(row):+.1f} %".replace("-", "−")
+    used = row["margin"]["num_settings"]
+    over = f" over {used}" if used < len(row["cells"]) else ""
+    return f"{name} ({margin}{over})"
 
 
 def _baselines(values: Mapping[str, Any], subject: str) -> str:
@@ -118,8 +129,8 @@ def _baselines(values: Mapping[str, Any], subject: str) -> str:
     tuned = rows[0]["opponent"].endswith(" (per cell)")
     how = ", each tuned per cell" if tuned else ""
     text = (
-        f"{over} {subject}, with nothing tuned, {_text(rows)} in final training loss"
-        f"{how}"
+        f"{over} {subject}, {_tuned(values, subject)}, {_text(rows)} in final training "
+        f"loss{how}"
     )
     valid = _claims(_rows(values, subject, "valid", "hand-designed"))
     counts = [f"{name} {len(group)}" for name, group in valid.items()]
@@ -128,6 +139,18 @@ def _baselines(values: Mapping[str, Any], subject: str) -> str:
         if counts
         else (f"{text}.")
     )
+
+
+def _tuned(values: Mapping[str, Any], subject: str) -> str:
+    """Say how the rate of a line was found."""
+    tuning = next(e["tuning"] for e in values["entries"] if e["key"] == subject)
+    return {
+        "untouched": "with nothing tuned",
+        "transferred": "at a rate tuned at the base setting",
+        "per_cell": "itself tuned per cell",
+        "published": "at published rates",
+        "fixed": "at a fixed rate",
+    }[tuning]
 
 
 def _nulls(values: Mapping[str, Any], subject: str) -> str:

@@ -1,7 +1,7 @@
 """Runs one unit of a sweep to its end: compile, search, train, write."""
 
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -21,6 +21,7 @@ def present(
     unit: plan.Unit,
     folder: pathlib.Path,
     rates: Mapping[axes.Setting, float],
+    failed: plan.Failed = frozenset(),
 ) -> dict[tuple[float, int], cells_lib.CellResult]:
     """Read the results that a unit has, as far as its search leads.
 
@@ -29,9 +30,10 @@ def present(
       unit: Whose.
       folder: Holds the result files.
       rates: Transferred ones, by setting.
+      failed: What could not be run: the search goes on without it.
     """
     found: dict[tuple[float, int], cells_lib.CellResult] = {}
-    _read_wanted(config, unit, folder, rates, found, set(), {})
+    _read_wanted(config, unit, folder, rates, found, set(), failed)
     return found
 
 
@@ -42,13 +44,14 @@ def _read_wanted(
     rates: Mapping[axes.Setting, float],
     found: dict[tuple[float, int], cells_lib.CellResult],
     looked: set[cells_lib.Cell],
-    failed: Mapping[tuple[float, int], failures.Failure],
+    failed: Collection[tuple[float, int]],
 ) -> list[cells_lib.Cell]:
     """Add to ``found`` what is wanted and there; return the cells that are missing.
 
     The search goes on with every result, and what it then wants may be there as well.
     """
-    steps = plan.valid_steps(config, unit)
+    # Where it was validated besides is another configuration's business.
+    steps = sorted({setting.horizon_steps for setting in unit.settings})
     while True:
         cells = plan.wanted(
             config, unit, found, transferred=rates, failed=frozenset(failed)

@@ -64,7 +64,8 @@ def test_a_constant_rate_has_one_program_for_all_horizons_and_a_schedule_one_eac
 def test_runs_are_validated_evenly_and_at_every_horizon_served():
     entered = [sweep_parts.contender("sgd", schedules=("constant",))]
     config, unit = one_unit(entered, horizons=(10, 15, 40), valid_points=4)
-    assert plan.valid_steps(config, unit) == [10, 15, 20, 30, 40]
+    expected = [2, 4, 5, 8, 10, 11, 15, 20, 30, 40]  # Four points of each.
+    assert plan.valid_steps(config, unit) == expected
 
 
 def test_tuning_looks_at_its_seeds_and_the_best_rate_gets_all():

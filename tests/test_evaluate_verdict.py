@@ -36,13 +36,13 @@ def row(low, high, diverged=0, opponent_diverged=0):
     [
         (row(-0.2, -0.1), "beats"),
         (row(0.1, 0.2), "loses to"),
-        (row(-0.2, 0.1), "is level with"),
-        (row(-0.2, 0.0), "is level with"),
-        (row(-np.inf, np.inf), "is level with"),
+        (row(-0.2, 0.1), "is undecided against"),
+        (row(-0.2, 0.0), "is undecided against"),
+        (row(-np.inf, np.inf), "is undecided against"),
         # A lower loss of fewer runs is no win, nor a higher one of more a loss.
-        (row(-0.2, -0.1, diverged=1), "is level with"),
+        (row(-0.2, -0.1, diverged=1), "is undecided against"),
         (row(-0.2, -0.1, diverged=1, opponent_diverged=1), "beats"),
-        (row(0.1, 0.2, opponent_diverged=1), "is level with"),
+        (row(0.1, 0.2, opponent_diverged=1), "is undecided against"),
     ],
 )
 def test_a_claim_is_made_only_where_the_interval_supports_it(made, expected):
@@ -55,8 +55,8 @@ def test_a_claim_is_made_only_where_the_interval_supports_it(made, expected):
         ([1, 1], "beats"),
         ([1, 0], "beats"),
         ([-1], "loses to"),
-        ([0], "is level with"),
-        ([1, -1], "is level with"),
+        ([0], "is undecided against"),
+        ([1, -1], "is undecided against"),
         ([None], None),
     ],
 )
@@ -89,7 +89,7 @@ def test_losses_are_said_as_plainly_as_wins_and_first():
 def test_losses_that_overlap_are_level():
     noise = np.array([-0.1, 0.1, 0.0])
     first, _, _ = sentences((LEARNED, 0.5), (ADAM, 0.5), spread=0 * noise)
-    assert "is level with mu_adam (+0.0 %)" in first
+    assert "is undecided against mu_adam (+0.0 %)" in first
     config = sweep_parts.config(widths=(4,), num_seeds=3)
     (setting,) = axes.settings(config)
     made = [
@@ -97,7 +97,7 @@ def test_losses_that_overlap_are_level():
         sweep_parts.entry(ADAM, setting, 0.52 - noise),
     ]
     found = summary.summarize(sweep_parts.study(config, made))["verdict"]
-    assert "is level with mu_adam" in found[0]
+    assert "is undecided against mu_adam" in found[0]
 
 
 def test_null_models_are_compared_in_a_sentence_of_their_own():
