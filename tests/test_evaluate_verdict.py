@@ -151,3 +151,31 @@ def test_a_verdict_has_three_sentences(count):
     found = sentences((LEARNED, 0.2), (ADAM, 0.4), (NULL, 0.5), count=count)
     assert len(found) == 3
     assert all(text[0].isupper() and text.endswith(".") for text in found)
+
+
+def test_one_seed_claims_nothing():
+    first = sentences((LEARNED, 0.2), (ADAM, 0.4), spread=np.zeros(1))[0]
+    assert "is undecided against mu_adam (−50.0 %)" in first
+
+
+def test_seeds_that_settings_share_are_not_counted_twice():
+    # Better by half at two settings, but at one of three seeds only: not told.
+    spread = np.array([0.0, 0.0, 0.0])
+    config = sweep_parts.config(widths=(4, 5), num_seeds=3)
+    made = [
+        sweep_parts.entry(who, setting, losses + spread)
+        for who, losses in (
+            (LEARNED, np.array([0.1, 0.4, 0.4])),
+            (ADAM, np.array([0.2, 0.41, 0.39])),
+        )
+        for setting in axes.settings(config)
+    ]
+    values = summary.summarize(sweep_parts.study(config, made))
+    (margin,) = [
+        row["margin"]
+        for matrix in values["matrices"]
+        if matrix["measure"] == "train"
+        for row in matrix["rows"]
+    ]
+    assert margin["low"] < 0 < margin["high"]
+    assert margin["num_settings"] == 2

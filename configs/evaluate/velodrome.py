@@ -8,8 +8,8 @@ google/learned_optimization, as ``{"curves": {task: {"steps": […], "loss": [�
 Learned rules under μP train the μP twins of the tasks. Copies of the data with fewer
 images than the real sets flatter everybody on the larger networks.
 
-Variants: ``smoke`` seconds, on synthetic images; ``cpu`` the six small tasks over 1,000
-steps; ``gpu`` eight tasks and ``paper`` all ten over 10,000 steps (not run here).
+Variants: ``smoke`` seconds, on synthetic images; ``cpu`` the four small tasks over
+1,000 steps; ``gpu`` eight tasks and ``paper`` all ten over 10,000 steps (not run here).
 """
 
 import ml_collections
@@ -17,7 +17,7 @@ import ml_collections
 from configs.evaluate import base
 from evaluate import reference
 
-_LARGE = ("w1024", "w4096", "w8192", "conv")
+_LARGE = ("-cifar10:velodrome",)  # At 32x32 colour: an hour would not do.
 _HUGE = ("w4096", "w8192")
 
 
