@@ -15,7 +15,6 @@ import mulo
 from evaluate import inspection, inspection_report, optimizers, style
 
 ROOT = pathlib.Path(__file__).parent.parent
-LEARNED = [n for n in mulo.optimizers.names() if mulo.optimizers.info(n).learned]
 
 
 @pytest.fixture(autouse=True)
@@ -137,8 +136,9 @@ def test_too_few_steps_are_refused():
         inspection.inspect(learned_adam(), 1)
 
 
-@pytest.mark.parametrize("name", LEARNED)
-def test_every_learned_rule_can_be_inspected(name, monkeypatch):
+# One of each kind: the others share the code of these, and compile for long.
+@pytest.mark.parametrize("name", ["learned_adam", "small_fc", "celo2", "velo"])
+def test_learned_rules_of_every_kind_can_be_inspected(name, monkeypatch):
     monkeypatch.setattr(inspection, "_HISTORY_STEPS", 2)
     got, theta = inspection_report.load("random", name)
     assert got == name
