@@ -75,7 +75,7 @@ def test_the_smoke_suite_of_widths_runs_to_the_report(tmp_path):
 
 def test_ctrl_c_keeps_finished_cells_and_the_same_command_completes(tmp_path):
     # Long enough for the signal to come while the next of the cells is trained.
-    more = (*SMALL, "--config.horizons=(30000,)", "--config.num_seeds=4")
+    more = (*SMALL, "--config.horizons=(30000,)", "--config.num_seeds=8")
     with subprocess.Popen(
         arguments(tmp_path, *more),
         cwd=ROOT,
@@ -96,12 +96,13 @@ def test_ctrl_c_keeps_finished_cells_and_the_same_command_completes(tmp_path):
         "evaluate: stopped; finished cells are kept, the same command continues."
     )
     survivors = {path: path.read_bytes() for path in tmp_path.glob("cells/*.npz")}
-    assert 1 <= len(survivors) < 5
+    assert survivors
     assert not (tmp_path / "report.html").exists()
     done = run(tmp_path, *more)
     assert done.returncode == 0, done.stderr
     assert all(path.read_bytes() == content for path, content in survivors.items())
     total = len(list(tmp_path.glob("cells/*.npz")))
+    assert len(survivors) < total
     assert f"{total - len(survivors)} cells run." in done.stdout.splitlines()
 
 
