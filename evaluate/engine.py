@@ -61,24 +61,28 @@ def results_of(
 def transferred(
     config: axes.SweepConfig, all_units: Sequence[plan.Unit], folder: pathlib.Path
 ) -> dict[tuple[str, str], float]:
-    """Return the rates that the base setting has found, by contender and schedule."""
+    """Return the rates that the base setting has found, by contender and schedule.
+
+    Of a contender that tries several schedules, that of the better one alone, once all
+    are known: the other settings have no say in it.
+    """
     base = axes.settings(config)[0]
-    found = {}
-    for unit in all_units:
-        if base in unit.settings and plan.transfers(config, unit):
-            rate = base_rate(config, unit, folder)
-            if rate is not None:
-                found[unit.contender.label, unit.program.schedule] = rate
-    return found
-
-
-def base_rate(
-    config: axes.SweepConfig, unit: plan.Unit, folder: pathlib.Path
-) -> float | None:
-    """Return the rate found at the base setting; None while it is not known."""
-    failed = failures.pairs(failures.recorded(folder, [unit]), unit)
-    results = results_of(config, unit, folder, {}, failed)
-    return plan.found_rate(config, unit, axes.settings(config)[0], results, failed)
+    tuned = [u for u in all_units if base in u.settings and plan.transfers(config, u)]
+    broken = failures.recorded(folder, tuned)
+    searches: dict[str, list[tuple[plan.Unit, plan.Search]]] = {}
+    for unit in tuned:
+        failed = failures.pairs(broken, unit)
+        results = results_of(config, unit, folder, {}, failed)
+        found = plan.search(config, unit, base, results, failed)
+        searches.setdefault(unit.contender.label, []).append((unit, found))
+    rates = {}
+    for label, made in searches.items():
+        there = [(unit, x) for unit, x in made if x.found is not None]
+        if there and all(x.done for _, x in made):
+            unit, best = min(there, key=lambda item: min(item[1].losses.values()))
+            assert best.found is not None
+            rates[label, unit.program.schedule] = best.found
+    return rates
 
 
 def run(
@@ -103,7 +107,6 @@ def run(
       KeyboardInterrupt: On Ctrl-C; workers are stopped, finished cells stay.
     """
     base = axes.settings(config)[0]
-    own = {id(unit) for unit in mine}
     first = [u for u in mine if base in u.settings]
     second = [u for u in mine if base not in u.settings]
     weights = {
@@ -111,7 +114,7 @@ def run(
         for unit, _, _, secs, _ in estimate(config, all_units, mine, folder)
     }
     pool = _Pool(config, folder, min(jobs(config), max(1, len(mine))))
-    done, found_failures, waiting = 0, [], 0
+    done, found_failures = 0, []
     with _bar(sum(weights.values())) as bar, pool:
         rates = transferred(config, all_units, folder)
         for stage in (first, second):
@@ -125,26 +128,15 @@ def run(
                 done += count
                 found_failures += failed
             rates = transferred(config, all_units, folder)
-    for unit in second:
-        if plan.transfers(config, unit):
-            key = (unit.contender.label, unit.program.schedule)
-            if key not in rates and _base_unit(all_units, base, unit) not in own:
-                waiting += 1
+    known = {label for label, _ in rates}
+    in_hand = {u.contender.label for u in first}
+    waiting = sum(
+        plan.transfers(config, unit)
+        and unit.contender.label not in known
+        and unit.contender.label not in in_hand
+        for unit in second
+    )
     return Outcome(done, tuple(found_failures), waiting)
-
-
-def _base_unit(
-    all_units: Sequence[plan.Unit], base: axes.Setting, unit: plan.Unit
-) -> int | None:
-    for other in all_units:
-        if (
-            base in other.settings
-            and other.published_rate is None
-            and other.contender.label == unit.contender.label
-            and other.program.schedule == unit.program.schedule
-        ):
-            return id(other)
-    return None
 
 
 def rates_for(
@@ -163,13 +155,15 @@ def _left(
     config: axes.SweepConfig,
     unit: plan.Unit,
     folder: pathlib.Path,
-    moved: Mapping[axes.Setting, float],
+    rates: Mapping[tuple[str, str], float],
 ) -> tuple[plan.Results, int]:
     """Return what a unit has, and guess how many cells it still runs."""
+    moved = rates_for(config, unit, rates)
     results = results_of(config, unit, folder, moved)
     named = plan.wanted(config, unit, results, transferred=moved)
     missing = sum((c.learning_rate, c.seed) not in results for c in named)
-    complete = moved or not plan.transfers(config, unit)
+    known = {label for label, _ in rates}
+    complete = unit.contender.label in known or not plan.transfers(config, unit)
     if complete and not missing:
         return results, 0
     return results, max(missing, plan.expected_cells(config, unit) - len(results))
@@ -196,8 +190,7 @@ def estimate(
     rates = transferred(config, all_units, folder)
     found = []
     for unit in mine:
-        moved = rates_for(config, unit, rates)
-        results, left = _left(config, unit, folder, moved)
+        results, left = _left(config, unit, folder, rates)
         memory = costs.of_unit(config, unit).bytes_per_run if left else 0.0
         secs = _secs(config, unit, results, left)
         found.append((unit, len(results), left, secs, memory))

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from evaluate import axes, contenders, failures, plan, readings, tuning, worker
+from evaluate import axes, contenders, failures, plan, readings, worker
 
 Tuning = Literal["untouched", "per_cell", "transferred", "published", "fixed"]
 
@@ -27,10 +27,11 @@ class Entry:
     tuning: Tuning
     schedule: str
     learning_rate: float  # λ for rules used as meta-trained.
-    interior: bool | None  # Whether the optimum is bracketed; None: nothing was tuned.
-    tuning_runs: int  # Runs that finding the rate cost; 0: nothing was tuned here.
-    tuning_steps: int  # Their steps, together.
     readings: tuple[readings.Reading, ...]  # By seed, of the runs there are.
+    # Whether the optimum is bracketed, where it was found; None: nothing was tuned.
+    interior: bool | None = None
+    tuning_runs: int = 0  # Runs that finding the rate cost, at this setting.
+    tuning_steps: int = 0  # Their steps, together.
     failed_seeds: tuple[int, ...] = ()  # Could not be run; S with those there are.
 
     @property
@@ -149,69 +150,70 @@ def collect(
     entries: list[Entry] = []
     curves: list[RateCurve] = []
     for contender in entered:
+        at_base: list[Entry] = []
         for setting in axes.settings(config):
-            found = per.get((contender.label, setting), [])
-            tuned = [(u, r) for u, r in found if u.published_rate is None]
-            for unit, results in tuned:
+            here = per.get((contender.label, setting), [])
+            own = [(u, r) for u, r in here if u.published_rate is None]
+            for unit, results in own:
                 curve = _rate_curve(config, unit, setting, results)
                 if curve is not None:
                     curves.append(curve)
-            made = _chosen(config, contender, setting, tuned, rates, failed)
-            for unit, results in found:
+            if contender.step_size != "rate":
+                entries += _untuned(config, contender, setting, own, failed)
+                continue
+            made = _tuned(config, contender, setting, own, failed)
+            at_base = at_base or made
+            entries += made
+            others: list[tuple[plan.Unit, plan.Results, float, Tuning]] = []
+            for unit, results in here:
+                moved = rates.get((contender.label, unit.program.schedule))
                 if unit.published_rate is not None:
-                    made.append(
-                        _entry(
-                            config,
-                            unit,
-                            setting,
-                            results,
-                            unit.published_rate,
-                            "published",
-                            failed[unit.label],
-                        )
-                    )
-            entries += [entry for entry in made if entry is not None]
+                    others.append((unit, results, unit.published_rate, "published"))
+                elif moved is not None and len(axes.settings(config)) > 1:
+                    others.insert(0, (unit, results, moved, "transferred"))
+            for unit, results, rate, kind in others:
+                entry = _entry(config, unit, setting, results, rate, kind, failed)
+                if entry is not None and kind == "transferred" and at_base:
+                    # As sure as where it was found.
+                    interior = at_base[0].interior
+                    entry = dataclasses.replace(entry, interior=interior)
+                entries += [] if entry is None else [entry]
     return entries, curves, list(everything.values())
 
 
-def _chosen(config, contender, setting, tuned, rates, failed) -> list[Entry | None]:
-    """Make the entries of a contender at a setting, the better of its schedules."""
-    if contender.step_size != "rate":
-        kind: Tuning = "fixed" if contender.step_size == "fixed" else "untouched"
-        rate = contender.grid[0] if kind == "fixed" else 1.0
-        made = [
-            _entry(config, u, setting, r, rate, kind, failed[u.label]) for u, r in tuned
-        ]
-        return [_better(made)]
+def _untuned(config, contender, setting, units, failed) -> list[Entry]:
+    """Make the entry of a contender with nothing to tune at a setting."""
+    fixed = contender.step_size == "fixed"
+    rate = contender.grid[0] if fixed else 1.0
+    kind: Tuning = "fixed" if fixed else "untouched"
+    made = [_entry(config, u, setting, r, rate, kind, failed) for u, r in units]
+    there = [entry for entry in made if entry is not None]
+    # The schedule, of several, is chosen as where rates are tuned too.
+    looked = slice(config.tuning_seeds)
+    return sorted(there, key=lambda e: float(np.mean(e.scores()[looked])))[:1]
+
+
+def _tuned(config, contender, setting, units, failed) -> list[Entry]:
+    """Make the entry of a contender at the rate, and schedule, found at a setting."""
     # A grid of one rate that is not refined tunes nothing.
     alone = len(contender.grid) == 1 and not config.tuning_refinements
     kind: Tuning = "fixed" if alone else "per_cell"
-    per_cell, transferred = [], []
-    for unit, results in tuned:
-        bad = failed[unit.label]
-        rate = plan.reported_rate(config, unit, setting, results, bad)
-        if rate is not None:
-            per_cell.append(_entry(config, unit, setting, results, rate, kind, bad))
-        moved = rates.get((contender.label, unit.program.schedule))
-        if config.transfer and moved is not None:
-            transferred.append(
-                _entry(config, unit, setting, results, moved, "transferred", bad)
-            )
-    found = [_better(per_cell)]
-    if len(axes.settings(config)) > 1:
-        found.append(_better(transferred))
-    return found
-
-
-def _better(made: Sequence[Entry | None]) -> Entry | None:
-    """Return the entry with the lowest mean final training loss over the seeds."""
-    there = [entry for entry in made if entry is not None]
-    if not there:
-        return None
-    best = min(there, key=lambda e: float(np.mean(e.scores())))
-    runs = sum(entry.tuning_runs for entry in there)
-    steps = sum(entry.tuning_steps for entry in there)
-    return dataclasses.replace(best, tuning_runs=runs, tuning_steps=steps)
+    best, entry, runs = math.inf, None, 0
+    for unit, results in units:
+        search = plan.search(config, unit, setting, results, failed[unit.label])
+        if search.reported is None:
+            continue
+        runs += 0 if alone else len(search.rates) * config.tuning_seeds
+        made = _entry(config, unit, setting, results, search.reported, kind, failed)
+        loss = min(search.losses.values())
+        if made is not None and (entry is None or loss < best):
+            best = loss
+            interior = None if alone else search.interior
+            entry = dataclasses.replace(made, interior=interior)
+    if entry is None:
+        return []
+    steps = runs * setting.horizon_steps
+    return [dataclasses.replace(entry, tuning_runs=runs, tuning_steps=steps)]
 
 
 def _entry(
@@ -221,25 +223,20 @@ def _entry(
     results: plan.Results,
     rate: float,
     kind: Tuning,
-    failed: plan.Failed,
+    failed: Mapping[str, plan.Failed],
 ) -> Entry | None:
     """Make an entry; None while runs are missing that have not failed."""
-    seeds = [s for s in range(config.num_seeds) if (rate, s) not in failed]
+    bad = failed[unit.label]
+    seeds = [s for s in range(config.num_seeds) if (rate, s) not in bad]
     there = [results[rate, seed] for seed in seeds if (rate, seed) in results]
     if len(there) < len(seeds) or not there:
         return None
-    tuned = kind == "per_cell"
-    looked = plan.searched(config, unit, setting, results, failed) if tuned else {}
-    count = len(looked) * config.tuning_seeds
     return Entry(
         setting=setting,
         contender=unit.contender,
         tuning=kind,
         schedule=unit.program.schedule,
         learning_rate=rate,
-        interior=tuning.is_interior(looked) if tuned else None,
-        tuning_runs=count,
-        tuning_steps=count * setting.horizon_steps,
         readings=tuple(readings.read_off(r, setting.horizon_steps) for r in there),
         failed_seeds=tuple(s for s in range(config.num_seeds) if s not in seeds),
     )

@@ -47,7 +47,7 @@ def section(values: Mapping[str, Any]) -> str:
 
 
 def _legend(values: Mapping[str, Any]) -> str:
-    known = any(s["in_range"] is not None for s in values["settings"])
+    known = any(s["in_range"] for s in values["settings"])
     inside = " A dot over a column: within the sizes of meta-training." if known else ""
     return (
         '<p class="note">Each cell: by how much the subject’s loss is below (−) or '
@@ -93,13 +93,13 @@ def _table(values: Mapping[str, Any], matrix: Mapping[str, Any], caption: str) -
         for row in matrix["rows"]
     )
     table = (
-        f'<table class="matrix"><thead>{_head(settings)}</thead>'
+        f'<table class="matrix"><thead>{_head(settings, matrix["subject"])}</thead>'
         f"<tbody>{rows}</tbody></table>"
     )
     return markup.scrolled(table, caption)
 
 
-def _head(settings: Sequence[Mapping[str, Any]]) -> str:
+def _head(settings: Sequence[Mapping[str, Any]], subject: str) -> str:
     groups = [
         (family, list(group))
         for family, group in itertools.groupby(settings, key=lambda s: s["family"])
@@ -116,7 +116,7 @@ def _head(settings: Sequence[Mapping[str, Any]]) -> str:
             setting, ("width", "depth", "horizon_steps")
         )
         dot = '<span class="dot" title="within the sizes of meta-training">●</span>'
-        inside = dot if setting["in_range"] else ""
+        inside = dot if setting["in_range"].get(subject) else ""
         label = markup.text(setting["label"])
         columns.append(
             f'<th class="size" title="{label}">{inside}'

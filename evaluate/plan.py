@@ -8,7 +8,6 @@ on what has been found so far (tuning, and rates transferred from the base setti
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import tasks
 from evaluate import axes, contenders, optimizers, published, readings, tuning
@@ -222,86 +221,74 @@ def wanted(
         want([1.0], every_seed)
     else:
         for setting in unit.settings:
-            losses = tuning_losses(config, setting, results)
-            losses |= {rate: math.inf for rate, _ in failed}
-            # Rates run for another horizon, or as transferred ones, are no part of the
-            # search unless it asks for them: else it would depend on their order.
-            looked = _search(config, contender.grid, losses)
-            want(looked, tuning_seeds)
-            known = {rate: losses[rate] for rate in looked if rate in losses}
-            best = tuning.best_rate(known)
-            if len(known) == len(looked):
-                # Where all of them diverged, the smallest shows it.
-                want([min(looked) if best is None else best], every_seed)
+            looked = search(config, unit, setting, results, failed)
+            want(looked.rates, tuning_seeds)
+            if looked.reported is not None:
+                want([looked.reported], every_seed)
             if setting in transferred:
                 want([transferred[setting]], every_seed)
     return [unit.cell(rate, seed) for rate, seed in pairs]
 
 
-def found_rate(
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """How far the search for a learning rate has come at a setting."""
+
+    rates: tuple[float, ...]  # Looked at, and those to look at next.
+    losses: Mapping[float, float]  # Tuning loss of those known; infinite: diverged.
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to look at."""
+        return len(self.losses) == len(self.rates)
+
+    @property
+    def found(self) -> float | None:
+        """The best rate; None while not done, or where every rate diverged."""
+        return tuning.best_rate(self.losses) if self.done else None
+
+    @property
+    def reported(self) -> float | None:
+        """The rate that a report shows: where all diverged, the smallest."""
+        return (self.found or min(self.rates)) if self.done else None
+
+    @property
+    def interior(self) -> bool:
+        """Whether the best rate is bracketed."""
+        return tuning.is_interior(self.losses)
+
+
+def search(
     config: axes.SweepConfig,
     unit: Unit,
     setting: axes.Setting,
     results: Results,
     failed: Failed = frozenset(),
-) -> float | None:
-    """Return the rate that a finished search found at a setting, or None.
+) -> Search:
+    """Replay the search at a setting as far as results go.
 
-    None also where every rate diverged: there is nothing to transfer.
+    Rates run for another horizon, or as transferred ones, are no part of it unless it
+    asks for them: else it would depend on their order.
+
+    Args:
+      config: The sweep.
+      unit: One that tunes.
+      setting: Served by it.
+      results: What it has.
+      failed: Rates and seeds that could not be run; their rates count as diverged.
     """
     losses = tuning_losses(config, setting, results)
     losses |= {rate: math.inf for rate, _ in failed}
-    looked = _search(config, unit.contender.grid, losses)
-    if any(rate not in losses for rate in looked):
-        return None
-    return tuning.best_rate({rate: losses[rate] for rate in looked})
-
-
-def reported_rate(
-    config: axes.SweepConfig,
-    unit: Unit,
-    setting: axes.Setting,
-    results: Results,
-    failed: Failed = frozenset(),
-) -> float | None:
-    """Return the rate that a report shows: the one found, else the smallest looked at.
-
-    None while the search is not finished.
-    """
-    losses = tuning_losses(config, setting, results)
-    losses |= {rate: math.inf for rate, _ in failed}
-    looked = _search(config, unit.contender.grid, losses)
-    if any(rate not in losses for rate in looked):
-        return None
-    best = tuning.best_rate({rate: losses[rate] for rate in looked})
-    return min(looked) if best is None else best
-
-
-def searched(
-    config: axes.SweepConfig,
-    unit: Unit,
-    setting: axes.Setting,
-    results: Results,
-    failed: Failed = frozenset(),
-) -> dict[float, float]:
-    """Return the tuning losses that the search at a setting looked at, by rate."""
-    losses = tuning_losses(config, setting, results)
-    losses |= {rate: math.inf for rate, _ in failed}
-    looked = _search(config, unit.contender.grid, losses)
-    return {rate: losses[rate] for rate in looked if rate in losses}
-
-
-def _search(
-    config: axes.SweepConfig, grid: Sequence[float], losses: Mapping[float, float]
-) -> list[float]:
-    """Replay a search: every rate it has looked at or looks at next."""
     known: dict[float, float] = {}
     while True:
-        following = tuning.next_rates(known, grid, config.tuning_refinements)
-        if not following:
-            return list(known)
+        following = tuning.next_rates(
+            known, unit.contender.grid, config.tuning_refinements
+        )
         if any(rate not in losses for rate in following):
-            return [*known, *following]
+            looked = (*known, *following)
+            return Search(looked, {r: losses[r] for r in looked if r in losses})
+        if not following:
+            return Search(tuple(known), known)
         known |= {rate: losses[rate] for rate in following}
 
 
@@ -337,14 +324,3 @@ def expected_cells(config: axes.SweepConfig, unit: Unit) -> int:
     if config.transfer and base not in unit.settings:
         count += seeds // 2  # Often the rate is the one found, or was looked at.
     return count
-
-
-def describe(unit: Unit) -> dict[str, Any]:
-    """Return a unit's place in the sweep, for lists."""
-    return {
-        "task": unit.program.task,
-        "horizon_steps": unit.program.horizon_steps,
-        "optimizer": unit.contender.label,
-        "schedule": unit.program.schedule,
-        "published": unit.published_rate is not None,
-    }

@@ -183,8 +183,14 @@ def _title(study: entries.Study) -> str:
 
 
 def _setting(study: entries.Study, index: int, setting: axes.Setting) -> dict[str, Any]:
-    learned = [c for c in study.contenders if c.kind == "learned" and c.theta]
-    known = contenders.meta_training_sizes(learned[0].theta) if learned else {}
+    # By subject, where its card tells: whether within the sizes of meta-training.
+    inside = {
+        entry.key: ranges.inside(
+            setting, contenders.meta_training_sizes(entry.contender.theta)
+        )
+        for entry in study.entries
+        if entry.setting == setting and entry.contender.kind == "learned"
+    }
     return {
         "index": index,
         "label": setting.label,
@@ -194,7 +200,7 @@ def _setting(study: entries.Study, index: int, setting: axes.Setting) -> dict[st
         "depth": setting.depth,
         "horizon_steps": setting.horizon_steps,
         "batch_examples": setting.batch_examples,
-        "in_range": ranges.inside(setting, known),
+        "in_range": {k: known for k, known in inside.items() if known is not None},
     }
 
 

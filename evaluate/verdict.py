@@ -167,8 +167,8 @@ def _rest(values: Mapping[str, Any], subject: str) -> str:
     mine = [e for e in values["entries"] if e["key"] == subject]
     runs = sum(e["num_seeds"] for e in mine)
     diverged = sum(e["num_diverged"] for e in mine)
-    outside = [s for s in values["settings"] if s["in_range"] is False]
-    known = [s for s in values["settings"] if s["in_range"] is not None]
+    known = [s for s in values["settings"] if subject in s["in_range"]]
+    outside = [s for s in known if not s["in_range"][subject]]
     where = ""
     if known:
         where = (

@@ -79,8 +79,8 @@ def test_tuning_looks_at_its_seeds_and_the_best_rate_gets_all():
     searched = [(rate, seed) for rate in (0.01, 0.05, 0.1, 0.2) for seed in (0, 1)]
     assert wanted(found) == sorted([*searched, (0.1, 2)])
     (setting,) = unit.settings
-    assert plan.found_rate(config, unit, setting, found) == 0.1
-    losses = plan.searched(config, unit, setting, found)
+    assert plan.search(config, unit, setting, found).found == 0.1
+    losses = plan.search(config, unit, setting, found).losses
     assert losses == pytest.approx(
         {0.01: 0.405, 0.05: 0.305 + 0.0301, 0.1: 0.305, 0.2: 0.305 + 0.0301}, abs=1e-4
     )
@@ -96,7 +96,7 @@ def test_each_horizon_of_one_program_is_searched_by_itself():
 
     found = sweep_parts.finish(config, unit, loss)
     assert [
-        plan.found_rate(config, unit, setting, found) for setting in unit.settings
+        plan.search(config, unit, setting, found).found for setting in unit.settings
     ] == [0.1, 0.1]
     assert wanted(found) == [(0.1, 0), (0.1, 1), (0.1, 2), (1.0, 0)]
 
@@ -106,12 +106,12 @@ def test_a_rate_found_at_the_base_is_run_with_all_seeds_elsewhere():
     base, other = sweep_parts.units(config)
     found = sweep_parts.finish(config, base, best_at(0.1))
     (setting,) = base.settings
-    assert plan.found_rate(config, base, setting, found) == 0.1
+    assert plan.search(config, base, setting, found).found == 0.1
     (setting,) = other.settings
     found = sweep_parts.finish(config, other, best_at(1.0), {setting: 0.1})
     assert wanted(found) == [(0.01, 0), (0.1, 0), (0.1, 1), (1.0, 0), (1.0, 1)]
     # The search did not see the further seed at the transferred rate.
-    assert plan.found_rate(config, other, setting, found) == 1.0
+    assert plan.search(config, other, setting, found).found == 1.0
 
 
 def test_where_every_rate_diverged_the_smallest_is_shown_and_nothing_transferred():
@@ -119,8 +119,8 @@ def test_where_every_rate_diverged_the_smallest_is_shown_and_nothing_transferred
     found = sweep_parts.finish(config, unit, lambda *_: math.nan)
     assert wanted(found) == [(0.01, 0), (0.01, 1), (0.1, 0)]
     (setting,) = unit.settings
-    assert plan.found_rate(config, unit, setting, found) is None
-    assert plan.reported_rate(config, unit, setting, found) == 0.01
+    assert plan.search(config, unit, setting, found).found is None
+    assert plan.search(config, unit, setting, found).reported == 0.01
 
 
 def test_a_search_that_is_not_finished_has_found_nothing():
@@ -128,8 +128,8 @@ def test_a_search_that_is_not_finished_has_found_nothing():
     found = sweep_parts.finish(config, unit, best_at(0.1))
     del found[0.01, 0]
     (setting,) = unit.settings
-    assert plan.found_rate(config, unit, setting, found) is None
-    assert plan.reported_rate(config, unit, setting, found) is None
+    assert plan.search(config, unit, setting, found).found is None
+    assert plan.search(config, unit, setting, found).reported is None
 
 
 def test_rates_that_could_not_be_run_count_as_diverged():

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 
@@ -209,3 +210,24 @@ def test_the_title_says_what_varies():
     assert summarize(PLAIN)["title"] == (
         "Generalization over width: mlp-synthetic:4x4x1:3"
     )
+
+
+def test_each_subject_has_its_own_sizes_of_meta_training():
+    def learned(label, shortest, longest):
+        card = {"meta_training": {"tasks": ["mlp-w4+w8-d1-digits"]}}
+        lengths = {"min_length_steps": shortest, "max_length_steps": longest}
+        card["meta_training"]["pes"] = lengths
+        made = sweep_parts.contender("mulo", label=label)
+        pretrained = dataclasses.replace(made.pretrained, card=card)
+        theta = dataclasses.replace(made.theta, pretrained=pretrained)
+        return dataclasses.replace(made, theta=theta)
+
+    config = sweep_parts.config(widths=(4,))  # 20 steps.
+    (setting,) = axes.settings(config)
+    made = [
+        sweep_parts.entry(who, setting, [0.4, 0.5])
+        for who in (learned("short", 5, 10), learned("long", 10, 40))
+    ]
+    made.append(sweep_parts.entry(sweep_parts.contender("mu_adam"), setting, [0.4] * 2))
+    values = summary.summarize(sweep_parts.study(config, made))
+    assert values["settings"][0]["in_range"] == {"short": False, "long": True}

@@ -131,7 +131,10 @@ def test_settings_beyond_the_sizes_of_meta_training_are_counted():
         "subjects": ["ours"],
         "matrices": [],
         "entries": [],
-        "settings": [{"in_range": x} for x in (True, False, False, None)],
+        "settings": [
+            {"in_range": x}
+            for x in ({"ours": True}, {"ours": False, "b": True}, {"ours": False}, {})
+        ],
         "average_ranks": [],
     }
     assert verdict.sentences(values)[2] == (
