@@ -214,10 +214,12 @@ def test_the_title_says_what_varies():
 
 def test_each_subject_has_its_own_sizes_of_meta_training():
     def learned(label, shortest, longest):
-        card = {"meta_training": {"tasks": ["mlp-w4+w8-d1-digits"]}}
         lengths = {"min_length_steps": shortest, "max_length_steps": longest}
-        card["meta_training"]["pes"] = lengths
+        trained = {"tasks": ["mlp-w4+w8-d1-digits"], "pes": lengths}
         made = sweep_parts.contender("mulo", label=label)
+        assert made.pretrained is not None
+        assert made.theta is not None
+        card = {"meta_training": trained}
         pretrained = dataclasses.replace(made.pretrained, card=card)
         theta = dataclasses.replace(made.theta, pretrained=pretrained)
         return dataclasses.replace(made, theta=theta)
