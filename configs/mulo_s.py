@@ -24,7 +24,8 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     """Return the config of a variant."""
     c = config_dict.create(
         tasks=("mlp-w128-d3-imagenet_resized/32x32",),
-        batch_examples=4_096,
+        # One for all tasks, or a tuple with one for each.
+        batch_examples=config_dict.FieldReference(4_096, field_type=object),
         data_dir="",  # Empty: $TFDS_DATA_DIR, else ~/tensorflow_datasets.
         data_budget_bytes=8 << 30,  # A larger data set is refused.
         loss_ceiling=20.0,  # nats
@@ -36,6 +37,22 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
             label_subset_min=0,  # classes; 0: always all
             input_noise_max=0.0,  # std, units of normalized inputs
             activations=(),  # names, e.g. ("relu", "tanh")
+        ),
+        objective=dict(  # See docs/meta_training.md.
+            weights="mean",  # or late, last
+            power=4.0,  # of late
+            last_frac=0.05,  # of last: share of a run
+            transform="none",  # or log
+            log_floor=0.1,  # of log, nats
+            data="train",  # or valid
+        ),
+        normalize_grads=False,  # Each task's by the running RMS of its norm.
+        probes=dict(  # Whole runs every so many meta-steps; none without tasks.
+            tasks=(),
+            batch_examples=config_dict.FieldReference(64, field_type=object),
+            steps=config_dict.FieldReference(1_000, field_type=object),
+            every_steps=100,
+            num_seeds=2,
         ),
         rule=rules.section(),  # Another: --config.rule.name=velo.
         rule_defaults=dict(  # Where not an architecture's own; rule goes first.

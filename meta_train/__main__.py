@@ -18,13 +18,20 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run, made if absent.")
 
 
+def _num_cores() -> int:
+    """Cores that ``taskset`` or a batch system leaves us."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def main(argv) -> None:
     """Run, or go on with the run in --workdir."""
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments {argv[1:]}.")
     logging.set_verbosity(logging.WARNING)
-    # One virtual device per core: particles are shared out as on a cluster.
-    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
+    # One virtual device per core we may use: particles are shared out as on a cluster.
+    jax.config.update("jax_num_cpu_devices", _num_cores())
     config = _CONFIG.value.to_dict()
     if not _WORKDIR.value:
         sys.exit("error: --workdir must name a directory, got nothing.")

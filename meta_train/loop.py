@@ -21,7 +21,8 @@ import optax
 from absl import logging
 
 import mulo
-from meta_train import meta_optimizer, pes, reporting, unroll
+from meta_train import meta_optimizer, pes, probes, reporting, unroll
+from meta_train import objective as objective_lib
 from meta_train import workdir as workdir_lib
 
 
@@ -59,6 +60,8 @@ class TrainState:
     opt_state: Any  # Of the meta-optimizer.
     estimators: tuple[pes.PESState, ...]  # One per family.
     meta_step: jax.Array  # shape=(), int32. Updates of theta so far.
+    grad_square: Any = ()  # (families,), float32, if gradients are normalized.
+    probes: Any = ()  # A ProbeState, if there are probes.
 
 
 class Interrupted(Exception):
@@ -76,6 +79,9 @@ class MetaTrainer:
         pes_config: pes.PESConfig,
         meta_optimizer_config: meta_optimizer.MetaOptimizerConfig,
         seed: int,
+        objective: objective_lib.ObjectiveConfig = objective_lib.MEAN_LOSS,
+        normalize_grads: bool = False,
+        probes: probes.Probes | None = None,
         init_theta: Any | None = None,
     ):
         """Build the estimators; compiles nothing yet.
@@ -86,6 +92,10 @@ class MetaTrainer:
           pes_config: Of every family's estimator.
           meta_optimizer_config: Of theta's optimizer.
           seed: Decides everything random.
+          objective: What of the runs is made small; default the mean loss.
+          normalize_grads: Divide every family's gradient by the running root mean
+            square of its norm, so that no loss outweighs the others by its scale.
+          probes: Whole runs that theta is told by, for `run`.
           init_theta: Where theta starts; None draws it.
 
         Raises:
@@ -98,19 +108,32 @@ class MetaTrainer:
             raise ValueError("tasks must name at least one task, got none.")
         mesh = pes.make_mesh(pes_config.num_pairs)
         self.rule = rule
-        self.estimators = [pes.PES(inner, pes_config, mesh) for inner in inners]
+        self.estimators = [
+            pes.PES(inner, pes_config, mesh, objective) for inner in inners
+        ]
+        trained = [inner.family.task for inner in inners]
+        self.names = reporting.labels([(t.name, t.batch_size) for t in trained])
         self.inner_steps = 2 * pes_config.num_pairs * pes_config.trunc_steps
         self.inner_steps *= len(inners)  # Per meta-step.
-        self._arrays = [
-            jax.device_put(
-                {k: np.asarray(v) for k, v in inner.family.arrays("train").items()},
-                self.estimators[0].replicated,
-            )
-            for inner in inners
-        ]
+        self._arrays = self._on_device("train")
+        # One more argument of the programs, or none.
+        self._valid_arrays: list[tuple[Any, ...]] = [()] * len(inners)
+        if objective.needs_valid:
+            self._valid_arrays = [(arrays,) for arrays in self._on_device("valid")]
+        self._normalize = normalize_grads
+        self.probes = probes
         self._optimizer = meta_optimizer_config.make()
         self._init_theta = init_theta
         self._init_key, self._step_key = jax.random.split(jax.random.key(seed))
+
+    def _on_device(self, split):
+        return [
+            jax.device_put(
+                {k: np.asarray(v) for k, v in e.inner.family.arrays(split).items()},
+                e.replicated,
+            )
+            for e in self.estimators
+        ]
 
     def init(self) -> TrainState:
         """Make the state before the first meta-step."""
@@ -120,6 +143,8 @@ class MetaTrainer:
         if theta is None:
             theta = self.rule.init(theta_key)
         theta = jax.device_put(jax.tree.map(jnp.array, theta), replicated)
+        grad_square = jnp.zeros(len(self.estimators)) if self._normalize else ()
+        probes = self.probes.init(theta) if self.probes else ()
         return TrainState(
             theta=theta,
             opt_state=jax.device_put(self._optimizer.init(theta), replicated),
@@ -128,6 +153,8 @@ class MetaTrainer:
                 for i, estimator in enumerate(self.estimators)
             ),
             meta_step=jax.device_put(jnp.zeros((), jnp.int32), replicated),
+            grad_square=jax.device_put(grad_square, replicated),
+            probes=jax.device_put(probes, replicated),
         )
 
     def step(self, state: TrainState) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -148,33 +175,52 @@ class MetaTrainer:
                 jax.random.fold_in(key, i),
                 self._arrays[i],
                 state.meta_step,
+                *self._valid_arrays[i],
             )
             grads.append(grad)
             estimator_states.append(estimator_state)
             families.append(metrics)
-        theta, opt_state, meta_step, metrics = self._apply(
-            state.theta, state.opt_state, state.meta_step, grads, families
+        theta, opt_state, meta_step, grad_square, metrics = self._apply(
+            state.theta,
+            state.opt_state,
+            state.meta_step,
+            state.grad_square,
+            grads,
+            families,
         )
-        state = TrainState(theta, opt_state, tuple(estimator_states), meta_step)
+        state = TrainState(
+            theta,
+            opt_state,
+            tuple(estimator_states),
+            meta_step,
+            grad_square,
+            state.probes,
+        )
         return state, metrics
 
     @functools.cached_property
     def _apply(self):
-        def apply(theta, opt_state, meta_step, grads, families):
+        def apply(theta, opt_state, meta_step, grad_square, grads, families):
+            norms = [optax.tree.norm(g) for g in grads]
+            if self._normalize:
+                grads, grad_square = meta_optimizer.normalize(
+                    grads, jnp.stack(norms), grad_square, meta_step
+                )
             grad = jax.tree.map(lambda *gs: sum(gs) / len(gs), *grads)
             updates, opt_state = self._optimizer.update(grad, opt_state, theta)
             theta = optax.apply_updates(theta, updates)
             metrics = {
                 "meta_loss": sum(m.meta_loss for m in families) / len(families),
+                "objective": sum(m.objective for m in families) / len(families),
                 "grad_norm": optax.tree.norm(grad),
                 "update_norm": optax.tree.norm(updates),
                 "theta_norm": optax.tree.norm(theta),
             }
-            for estimator, family in zip(self.estimators, families, strict=True):
-                name = estimator.inner.family.task.name
+            for name, family, norm in zip(self.names, families, norms, strict=True):
                 for field in dataclasses.fields(family):
                     metrics[f"{name}/{field.name}"] = getattr(family, field.name)
-            return theta, opt_state, meta_step + 1, metrics
+                metrics[f"{name}/grad_norm"] = norm
+            return theta, opt_state, meta_step + 1, grad_square, metrics
 
         return jax.jit(apply, out_shardings=self.estimators[0].replicated)
 
@@ -197,7 +243,7 @@ def run(
       writers: More sinks for metrics lines.
 
     Returns:
-      The directory of theta.
+      The directory of theta. Beside it, with probes, is that of the best theta.
 
     Raises:
       Interrupted: After SIGINT or SIGTERM, once the state is saved.
@@ -215,7 +261,8 @@ def run(
             state = checkpoints.restore(latest, state)
             logging.info("Resuming %s at meta-step %d.", workdir, latest)
         done = int(state.meta_step)
-        log = reporting.MetricsLog(workdir, first_step=done)
+        # Without a checkpoint, the line of meta-step 0 is written again as well.
+        log = reporting.MetricsLog(workdir, first_step=done or -1)
         sinks = [log, *writers]
         for sink in sinks:
             stack.callback(sink.close)
@@ -227,6 +274,21 @@ def run(
             facts = {**card, "meta_step": step}
             mulo.save(theta_dir, trainer.rule, jax.device_get(state.theta), card=facts)
 
+        def probe(step, state):
+            if trainer.probes is None or not trainer.probes.is_due(step):
+                return state, {}
+            found, values = trainer.probes.evaluate(state.theta, state.probes, step)
+            state = dataclasses.replace(state, probes=found)
+            _keep_best(trainer, state, workdir, card)
+            return state, values
+
+        if done == 0:
+            state, probed = probe(0, state)
+            if probed:
+                for sink in sinks:
+                    sink.write({"meta_step": 0, **probed})
+        else:
+            _keep_best(trainer, state, workdir, card)
         for step in range(done + 1, config.meta_steps + 1):
             start = time.perf_counter()
             state, metrics = trainer.step(state)
@@ -234,8 +296,10 @@ def run(
             rate = trainer.inner_steps / (time.perf_counter() - start)
             _check_finite(trainer, values, step, config.seed)
             progress.advance(values["meta_loss"], rate)
-            if step % config.log_steps == 0 or step == config.meta_steps:
-                line = {"meta_step": step, **values, "inner_steps_per_s": rate}
+            state, probed = probe(step, state)
+            if probed or step % config.log_steps == 0 or step == config.meta_steps:
+                line = {"meta_step": step, **values, **probed}
+                line["inner_steps_per_s"] = rate
                 for sink in sinks:
                     sink.write(line)
             stop, save_asked = signals.stop, signals.take_save()
@@ -255,7 +319,7 @@ def run(
 
 def _check_finite(trainer, values, step, seed):
     """Raise FloatingPointError, naming step, task and seed, when training is lost."""
-    names = [estimator.inner.family.task.name for estimator in trainer.estimators]
+    names = trainer.names
     settings = ("step_mult", "learning_rate", "initial_learning_rate")
     size = next((f"rule.{s}, " for s in settings if hasattr(trainer.rule, s)), "")
     help_ = (
@@ -274,6 +338,20 @@ def _check_finite(trainer, values, step, seed):
                 f"every run of {name} left the finite numbers in meta-step {step} "
                 f"(seed {seed}): there is nothing to learn from. {help_}"
             )
+
+
+def _keep_best(trainer, state, workdir, card):
+    """Write the best theta, unless it is there.
+
+    A killed run may have left one of a meta-step that is to be done again.
+    """
+    directory = workdir / workdir_lib.THETA_BEST
+    if trainer.probes is None or state.probes.best_step < 0:
+        return
+    facts = trainer.probes.facts(state.probes)
+    if not _theta_is_of(directory, facts["meta_step"]):
+        theta = jax.device_get(state.probes.best_theta)
+        mulo.save(directory, trainer.rule, theta, card={**card, **facts})
 
 
 def _theta_is_of(directory: pathlib.Path, meta_step: int) -> bool:

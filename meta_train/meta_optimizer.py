@@ -1,10 +1,16 @@
 """The optimizer of theta: AdamW, warm-up and cosine decay, clipping by global norm."""
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import optax
 
 CLIP_ORDERS = ("before", "after")
+
+_NORM_DECAY = 0.99  # Per meta-step, of the mean squares of gradient norms.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,3 +77,23 @@ class MetaOptimizerConfig:
         clip = optax.clip_by_global_norm(self.clip_norm)
         order = (clip, adamw) if self.clip_order == "before" else (adamw, clip)
         return optax.chain(*order)
+
+
+def normalize(
+    grads: Sequence[Any], norms: jax.Array, square: jax.Array, meta_step: jax.Array
+) -> tuple[list[Any], jax.Array]:
+    """Gradients over the root mean squares of their norms, and the mean squares.
+
+    Args:
+      grads: One of each family.
+      norms: (families,), their global norms.
+      square: (families,), running mean of the squares of earlier norms, from zero.
+      meta_step: shape=(), int32: how many they are.
+    """
+    square = _NORM_DECAY * square + (1.0 - _NORM_DECAY) * jnp.square(norms)
+    rms = jnp.sqrt(square / (1.0 - jnp.power(_NORM_DECAY, meta_step + 1)))
+    rms = jnp.maximum(rms, jnp.finfo(rms.dtype).tiny)  # A gradient of zeros stays.
+    scaled = [
+        jax.tree.map(lambda x, i=i: x / rms[i], grad) for i, grad in enumerate(grads)
+    ]
+    return scaled, square

@@ -3,7 +3,8 @@
 P antithetic pairs of inner training runs ("particles") go on in parallel, one at
 theta + ε, one at theta - ε, both with the same initial parameters, data and length.
 Each truncation draws a new ε for every pair. With ξ the sum of a pair's ε since its
-runs began and L± the mean losses over the truncation (Vicol et al., Algorithm 2),
+runs began and L± the objective's means over the truncation, by default the mean losses
+(Vicol et al., Algorithm 2; :mod:`meta_train.objective`),
 
     g = mean over pairs of  ξ (L+ - L-) / (2 σ²).
 
@@ -32,6 +33,7 @@ import numpy as np
 from jax import flatten_util
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from meta_train import objective as objective_lib
 from meta_train import unroll
 
 Theta = Any
@@ -51,8 +53,9 @@ class PESConfig:
       min_length_steps: Shortest inner training run.
       max_length_steps: Longest; lengths are log-uniform between the two.
       curriculum: Pairs of (meta-step, max_length_steps from then on), ascending.
-      loss_diff_clip: L+ - L- is clipped to ± this (nats); infinity for the published
-        estimator. Clipping biases the estimate and tames its tails.
+      loss_diff_clip: L+ - L- is clipped to ± this (nats, as the objective counts
+        them); infinity for the published estimator. Clipping biases the estimate and
+        tames its tails.
     """
 
     sigma: float = 0.01
@@ -112,8 +115,9 @@ class PESState:
 class Metrics:
     """What one estimate says about itself; all shape=(), float32."""
 
-    meta_loss: jax.Array  # Mean loss of both signs over the truncation, nats.
-    loss_diff_rms: jax.Array  # Root mean square of L+ - L-, before clipping, nats.
+    meta_loss: jax.Array  # Mean minibatch loss of both signs, nats.
+    objective: jax.Array  # Mean of L+ and L-, what is made small.
+    loss_diff_rms: jax.Array  # Root mean square of L+ - L-, before clipping.
     clipped_frac: jax.Array  # Share of the pairs whose difference was clipped.
     diverged_frac: jax.Array  # Share of the pairs that left the finite numbers.
     finished_frac: jax.Array  # Share of the pairs whose runs ended before this.
@@ -134,11 +138,13 @@ class PES:
       inner: The task and the rule that trains it.
       config: Perturbations and lengths.
       mesh: Devices that share the pairs, on axis "pairs".
+      objective: What L± are.
     """
 
     inner: unroll.Inner
     config: PESConfig
     mesh: Mesh
+    objective: objective_lib.ObjectiveConfig = objective_lib.MEAN_LOSS
 
     @functools.cached_property
     def pairs_sharding(self) -> NamedSharding:
@@ -158,6 +164,8 @@ class PES:
     @functools.cached_property
     def estimate(self) -> Any:
         """``estimate(theta, state, key, arrays, meta_step) -> grad, state, Metrics``.
+
+        One argument more, if the objective needs it: the validation split's arrays.
 
         theta: Meta-parameters, replicated. state: From `init` or the last call, given
         up (donated). key: Another for every call. arrays: The train split. meta_step:
@@ -206,7 +214,7 @@ class PES:
         return jax.vmap(init_pair)(self._pair_keys(key))
 
     def _advance_pair(self, theta, state, key, arrays, longest):
-        """One truncation of one pair: new state, (L+, L-) and two flags."""
+        """One truncation of one pair: new state, mean losses, (L+, L-), two flags."""
         config = self.config
         run_key, pert_key, data_key = jax.random.split(key, 3)
         finished = state.step >= state.length
@@ -221,13 +229,15 @@ class PES:
 
         def unroll_sign(particle):
             theta, inner = particle
+            train, *valid = arrays
             return self.inner.unroll(
-                theta, inner, data_key, arrays, config.trunc_steps, state.length
+                theta, inner, data_key, train, config.trunc_steps, state.length, *valid
             )
 
         one_by_one = self._pairs_at_once(config.num_pairs) is None
         map_signs = jax.lax.map if one_by_one else _vmap
         inner, losses = map_signs(unroll_sign, (thetas, state.inner))
+        told = self._means(losses, state.step, state.length)
         diverged = ~unroll.is_finite(inner.params)
         step = state.step + config.trunc_steps
         state = PESState(
@@ -236,9 +246,19 @@ class PES:
             step=step,
             length=jnp.where(diverged, step, state.length),  # Nothing left to learn.
         )
-        return state, jnp.mean(losses, axis=1), finished, diverged
+        return state, *told, finished, diverged
 
-    def _estimate(self, theta, state, key, arrays, meta_step):
+    def _means(self, losses, step, length):
+        """Mean minibatch losses and objectives over a truncation, both (2 signs,)."""
+        train, counts = losses, losses
+        if self.objective.needs_valid:
+            train, counts = losses[..., 0], losses[..., 1]
+        mean = jnp.mean(train, axis=1)
+        if self.objective.is_plain:
+            return mean, mean
+        return mean, self.objective.mean(counts, step, length)
+
+    def _estimate(self, theta, state, key, arrays, meta_step, *valid_arrays):
         config = self.config
 
         def advance(theta, state, keys, arrays, longest):
@@ -252,15 +272,21 @@ class PES:
             )
 
         split, whole = PartitionSpec("pairs"), PartitionSpec()
-        state, losses, finished, diverged = jax.shard_map(
+        state, losses, values, finished, diverged = jax.shard_map(
             advance,
             mesh=self.mesh,
             in_specs=(whole, split, split, whole, whole),
             out_specs=split,
             check_vma=False,
-        )(theta, state, self._pair_keys(key), arrays, config.longest_at(meta_step))
+        )(
+            theta,
+            state,
+            self._pair_keys(key),
+            (arrays, *valid_arrays),
+            config.longest_at(meta_step),
+        )
 
-        diff = losses[:, 0] - losses[:, 1]
+        diff = values[:, 0] - values[:, 1]
         kept = jnp.clip(diff, -config.loss_diff_clip, config.loss_diff_clip)
         weights = kept / (2.0 * config.sigma**2 * config.num_pairs)
         grad = jax.tree.map(
@@ -268,6 +294,7 @@ class PES:
         )
         metrics = Metrics(
             meta_loss=jnp.mean(losses),
+            objective=jnp.mean(values),
             loss_diff_rms=jnp.sqrt(jnp.mean(jnp.square(diff))),
             clipped_frac=jnp.mean(kept != diff, dtype=jnp.float32),
             diverged_frac=jnp.mean(diverged, dtype=jnp.float32),
@@ -277,13 +304,21 @@ class PES:
 
     def _pairs_at_once(self, local_pairs: int) -> int | None:
         """Pairs that go side by side on one device; None: runs one after the other."""
-        if jax.default_backend() != "cpu":
-            return local_pairs
-        fitting = _CPU_PARTICLE_BUDGET // (2 * self.inner.num_params())
-        # A divisor: the program of a remainder would be compiled as well.
-        return max(
-            (n for n in range(2, fitting + 1) if local_pairs % n == 0), default=None
-        )
+        return side_by_side(local_pairs, 2 * self.inner.num_params())
+
+
+def side_by_side(count: int, num_params: int) -> int | None:
+    """How many of ``count`` runs a device does at once; None: one after the other.
+
+    Args:
+      count: Runs of the device, or pairs of them.
+      num_params: Parameters of each.
+    """
+    if jax.default_backend() != "cpu":
+        return count
+    fitting = _CPU_PARTICLE_BUDGET // num_params
+    # A divisor: the program of a remainder would be compiled as well.
+    return max((n for n in range(2, fitting + 1) if count % n == 0), default=None)
 
 
 def _vmap(function, xs):

@@ -1,15 +1,25 @@
 """What a run tells: metrics.jsonl, a progress bar, TensorBoard and W&B on request."""
 
+import collections
 import json
 import os
 import pathlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import tqdm
 
 from meta_train import workdir as workdir_lib
+
+
+def labels(named: Sequence[tuple[str, int]]) -> list[str]:
+    """Names of tasks in metrics, from those and their batch sizes.
+
+    A task that comes several times is told by its batch size: ``<name>@b<examples>``.
+    """
+    counts = collections.Counter(name for name, _ in named)
+    return [name if counts[name] == 1 else f"{name}@b{batch}" for name, batch in named]
 
 
 class Writer(Protocol):

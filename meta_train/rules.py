@@ -21,6 +21,7 @@ DEFAULT = "small_fc"  # Also the rule of runs whose config names none, the oldes
 # steps of VeLO are too small at first for a few of them to show in a loss.
 SMOKE: Mapping[str, Mapping[str, Any]] = {
     "learned_adam": {},
+    "learned_muon": {"schedule_units": 2},
     "small_fc": {"hidden_size": 4},
     "elo": {"hidden_size": 4, "hidden_layers": 1},
     "celo2": {"hidden_size": 4, "hidden_layers": 1},

@@ -5,15 +5,25 @@ import os
 import pathlib
 import platform
 import subprocess
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 
 import mulo
 import tasks
-from meta_train import loop, meta_optimizer, pes, rules, unroll
+from meta_train import (
+    loop,
+    meta_optimizer,
+    objective,
+    pes,
+    probes,
+    reporting,
+    rules,
+    unroll,
+)
 from tasks import augmentation, suites
 
 
@@ -33,13 +43,13 @@ def build(config: Mapping[str, Any]) -> loop.MetaTrainer:
         augmentation.family(
             tasks.get(
                 name,
-                batch_size=config["batch_examples"],
+                batch_size=batch,
                 data_dir=config["data_dir"] or None,
                 data_budget_bytes=config["data_budget_bytes"],
             ),
             augment,
         )
-        for name in names
+        for name, batch in zip(names, batch_sizes(config, names), strict=True)
     ]
     mup = any(family.task.scalings() is not None for family in families)
     rule = rules.make(config, mup=mup)
@@ -73,8 +83,44 @@ def build(config: Mapping[str, Any]) -> loop.MetaTrainer:
             **config["meta_optimizer"]
         ),
         seed=config["run"]["seed"],
+        objective=objective.ObjectiveConfig(**config["objective"]),
+        normalize_grads=config["normalize_grads"],
+        probes=_probes(config, rule),
         init_theta=init_theta,
     )
+
+
+def _probes(config: Mapping[str, Any], rule: Any) -> probes.Probes | None:
+    """Open a config's probes; says on stderr which have no data here."""
+    section = probes.ProbeConfig(**config["probes"])
+    if not section.tasks:
+        return None
+    names = probe_names(config)
+    batches = per_task("probes.batch_examples", section.batch_examples, names)
+    steps = per_task("probes.steps", section.steps, names)
+    opened: dict[str, probes.Probe | None] = {}
+    named = list(zip(names, batches, strict=True))
+    for i, label in enumerate(reporting.labels(named)):
+        try:
+            task = tasks.get(
+                names[i],
+                batch_size=batches[i],
+                data_dir=config["data_dir"] or None,
+                data_budget_bytes=config["data_budget_bytes"],
+            )
+        except ValueError as error:
+            reason = " ".join(str(error).split())
+            print(f"The run goes on without probe {label}: {reason}", file=sys.stderr)
+            opened[label] = None
+            continue
+        inner = unroll.Inner(
+            rule=rule,
+            family=tasks.TaskFamily(task),
+            loss_ceiling=config["loss_ceiling"],
+        )
+        inner.check()
+        opened[label] = probes.Probe(inner, steps[i], section.num_seeds)
+    return probes.Probes(opened, every_steps=section.every_steps)
 
 
 def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,8 +134,9 @@ def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
       config: As for :func:`build`.
 
     Returns:
-      The config with ``tasks`` as :func:`task_names` and ``rule`` as
-      :func:`rules.resolve` gives them, without ``rule_defaults``.
+      The config with ``tasks`` as :func:`task_names`, ``probes.tasks`` as
+      :func:`probe_names` and ``rule`` as :func:`rules.resolve` gives them, without
+      ``rule_defaults``.
 
     Raises:
       ValueError: As the two.
@@ -99,6 +146,8 @@ def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
         "tasks": tuple(task_names(config)),
         "rule": rules.resolve(config),
     }
+    probe_config = config["probes"]
+    written_out["probes"] = {**probe_config, "tasks": tuple(probe_names(config))}
     written_out.pop("rule_defaults", None)
     return written_out
 
@@ -107,18 +156,77 @@ def task_names(config: Mapping[str, Any]) -> list[str]:
     """Names of the tasks a config trains on, with mixtures and suites written out.
 
     Raises:
-      ValueError: If one is malformed or given twice, or a suite's data are missing.
+      ValueError: If one is malformed or given twice with the same batch size, a
+        suite's data are missing, or there is another number of batch sizes.
     """
     names = [
         name
         for entry in config["tasks"]
         for name in suites.expand(entry, config["data_dir"] or None)
     ]
-    if len(set(names)) < len(names):
+    pairs = list(zip(names, batch_sizes(config, names), strict=True))
+    if len(set(pairs)) < len(pairs):
         raise ValueError(
-            f"tasks must be distinct, got {config['tasks']}, that is {names}."
+            f"tasks must be distinct, got {config['tasks']}, that is {names}. The same "
+            "task may come again with another batch size (batch_examples)."
         )
     return names
+
+
+def probe_names(config: Mapping[str, Any]) -> list[str]:
+    """Names of a config's probes, with mixtures and suites written out.
+
+    Raises:
+      ValueError: As :func:`task_names`.
+    """
+    names = [
+        name
+        for entry in config["probes"]["tasks"]
+        for name in suites.expand(entry, config["data_dir"] or None)
+    ]
+    batches = per_task(
+        "probes.batch_examples", config["probes"]["batch_examples"], names
+    )
+    if len(set(zip(names, batches, strict=True))) < len(names):
+        raise ValueError(
+            f"probes.tasks must be distinct, or have several batch sizes, got {names}."
+        )
+    return names
+
+
+def batch_sizes(config: Mapping[str, Any], names: Sequence[str]) -> list[int]:
+    """Examples per batch of each task of :func:`task_names`.
+
+    Raises:
+      ValueError: If ``batch_examples`` is neither one integer nor one per task.
+    """
+    return per_task("batch_examples", config["batch_examples"], names)
+
+
+def per_task(key: str, value: Any, names: Sequence[str]) -> list[int]:
+    """Spread one integer, or one per task, over the tasks.
+
+    Args:
+      key: What it is, for errors.
+      value: An integer, or a sequence of them.
+      names: Of the tasks.
+
+    Raises:
+      ValueError: If it is neither, or the numbers differ.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        return [value] * len(names)
+    integers = isinstance(value, tuple | list) and all(
+        isinstance(item, int) and not isinstance(item, bool) for item in value
+    )
+    if not integers:
+        raise ValueError(f"{key} must be an integer, or one per task, got {value!r}.")
+    if len(value) != len(names):
+        raise ValueError(
+            f"{key} must be one integer or one per task, got {len(value)} for "
+            f"{len(names)} tasks: {list(value)} for {list(names)}."
+        )
+    return list(value)
 
 
 def card(config: Mapping[str, Any]) -> dict[str, Any]:

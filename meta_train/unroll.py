@@ -14,6 +14,7 @@ import optax
 import tasks
 
 _TASK_KEY = 1  # Folded into a run's key to draw its task.
+_VALID_KEY = 2  # Folded into a step's key to draw its validation batch.
 
 
 @jax.tree_util.register_dataclass
@@ -77,6 +78,7 @@ class Inner:
         arrays: tasks.base.Arrays,
         num_steps: int,
         length: jax.Array | None = None,
+        valid_arrays: tasks.base.Arrays | None = None,
     ) -> tuple[InnerState, jax.Array]:
         """Train for ``num_steps``.
 
@@ -88,10 +90,12 @@ class Inner:
           num_steps: S, static.
           length: Inner steps of the whole run, shape=(), int32, the same in every call;
             for rules that must know how long a run is, not used by others.
+          valid_arrays: The validation split, to have its losses as well.
 
         Returns:
           The state after the last step, and the minibatch losses before each update:
-          (S,), float32, nats, below the ceiling.
+          (S,), float32, nats, below the ceiling. With ``valid_arrays`` (S, 2): those,
+          and the losses of the same parameters on a batch of the validation split.
         """
         transform = self._transform(theta, length)
         task = self.family.at(state.task_params)
@@ -104,6 +108,13 @@ class Inner:
                 grads, state.opt_state, state.params, value=loss
             )
             params = optax.apply_updates(state.params, updates)
+            if valid_arrays is not None:
+                data_key, loss_key = jax.random.split(
+                    jax.random.fold_in(key, _VALID_KEY)
+                )
+                batch = task.sample(valid_arrays, data_key)
+                valid_loss = task.loss(state.params, loss_key, batch)
+                loss = jnp.stack([loss, valid_loss])
             loss = jnp.where(jnp.isfinite(loss), loss, self.loss_ceiling)
             state = InnerState(params, opt_state, state.task_params)
             return state, jnp.minimum(loss, self.loss_ceiling)

@@ -1,12 +1,14 @@
 """A run's directory: config, metrics, checkpoints, theta; what resume needs.
 
-``config.json``, ``metrics.jsonl`` (one line per log step), ``checkpoints/`` (orbax) and
-``theta/`` (``model.safetensors`` and ``card.json``).
+``config.json``, ``metrics.jsonl`` (one line per log step), ``checkpoints/`` (orbax),
+``theta/`` (``model.safetensors`` and ``card.json``) and, with probes, ``theta_best/``.
 """
 
+import dataclasses
 import json
 import os
 import pathlib
+import sys
 import tempfile
 from collections.abc import Mapping
 from typing import Any
@@ -14,12 +16,29 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from meta_train import rules
+from meta_train import objective, probes, rules
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 THETA = "theta"
+THETA_BEST = "theta_best"
+
+# How long a run lasts and what it tells: free to change while it goes on.
+_FREE = (
+    "run.meta_steps",
+    "run.log_steps",
+    "run.checkpoint_steps",
+    "run.keep_checkpoints",
+    "probes.every_steps",
+)
+_FREE_SECTIONS = ("report.",)
+# What runs saved before there were these keys did.
+_ADDED: Mapping[str, Any] = {
+    "objective": dataclasses.asdict(objective.MEAN_LOSS),
+    "normalize_grads": False,
+    "probes": {**dataclasses.asdict(probes.ProbeConfig()), "tasks": []},
+}
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
@@ -50,8 +69,12 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def claim(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
     """Make the directory this config's own, or check that it is.
 
+    A run may go on for longer, or tell other things: these keys are written anew, and
+    a line on stderr says which.
+
     Raises:
-      ValueError: If it holds a run of another config; names the keys that differ.
+      ValueError: If it holds a run of another config, naming the keys that differ, or
+        one that has done more meta-steps already.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / CONFIG
@@ -68,27 +91,55 @@ def claim(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
     if "rule" in there:  # One saved without a name has it by now.
         there["rule"] = {"name": rules.DEFAULT, **there["rule"]}
     old, new = flatten(there), flatten(json.loads(text))
-    missing = object()
+    for key, value in flatten(_ADDED).items():
+        if key in new:
+            old.setdefault(key, value)
     changed = [
-        f"  {key}: {_show(old.get(key, missing), missing)} there, "
-        f"{_show(new.get(key, missing), missing)} here"
+        key
         for key in sorted(old.keys() | new.keys())
-        if old.get(key, missing) != new.get(key, missing)
+        if old.get(key, _ABSENT) != new.get(key, _ABSENT)
     ]
-    if changed:
+    if refused := [key for key in changed if not _is_free(key)]:
+        lines = [f"  {k}: {_show(old, k)} there, {_show(new, k)} here" for k in refused]
         raise ValueError(
             f"{workdir} holds a run with another config:\n"
-            + "\n".join(changed)
+            + "\n".join(lines)
             + "\nTake the same config to resume it, or another --workdir."
         )
+    if not changed:
+        return
+    done = meta_steps_done(workdir)
+    if new.get("run.meta_steps", done) < done:
+        raise ValueError(
+            f"run.meta_steps must be at least {done}, the meta-steps that {workdir} "
+            f"has done, got {new['run.meta_steps']}."
+        )
+    write_text(path, text)
+    lines = [f"{k} {_show(old, k)} → {_show(new, k)}" for k in changed]
+    print(f"{workdir} goes on with {', '.join(lines)}.", file=sys.stderr)
 
 
-def _show(value, missing):
-    return "(absent)" if value is missing else repr(value)
+def _is_free(key):
+    return key in _FREE or key.startswith(_FREE_SECTIONS)
+
+
+_ABSENT = object()
+
+
+def _show(flat, key):
+    return repr(flat[key]) if key in flat else "(absent)"
+
+
+def meta_steps_done(workdir: pathlib.Path) -> int:
+    """Meta-step of the newest complete checkpoint; 0 without one."""
+    folder = workdir / CHECKPOINTS
+    # Half-written ones have another name.
+    names = [path.name for path in folder.iterdir()] if folder.exists() else []
+    return max((int(name) for name in names if name.isdigit()), default=0)
 
 
 class Checkpoints:
-    """Atomic checkpoints of one pytree, the newest few kept."""
+    """Atomic checkpoints of one dataclass of pytrees, the newest few kept."""
 
     def __init__(self, workdir: pathlib.Path, *, keep: int):
         """Open the directory's checkpoints; half-written ones do not count."""
@@ -106,12 +157,13 @@ class Checkpoints:
     def save(self, step: int, state: Any) -> None:
         """Start saving; the arrays may be reused once this returns."""
         if self._manager.latest_step() != step:
-            self._manager.save(step, args=ocp.args.StandardSave(state))
+            self._manager.save(step, args=ocp.args.StandardSave(_used(state)))
 
     def restore(self, step: int, like: Any) -> Any:
         """Read a checkpoint into arrays of the shapes, dtypes and shardings of like."""
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _used(like))
+        restored = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+        return dataclasses.replace(like, **restored)
 
     def wait(self) -> None:
         """Block until what was saved is on disk."""
@@ -120,3 +172,9 @@ class Checkpoints:
     def close(self) -> None:
         """Finish and release the directory."""
         self._manager.close()
+
+
+def _used(state):
+    """Fields by name, without the empty ones: files older than these lack them."""
+    fields = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
+    return {name: value for name, value in fields.items() if jax.tree.leaves(value)}

@@ -141,6 +141,23 @@ def test_tasks_given_twice_are_refused_also_inside_a_mixture():
         setup.build(config)
 
 
+def test_a_task_may_be_given_twice_with_different_batch_sizes():
+    names = ("mlp-w4+w6-d1-digits", "mlp-w6-d1-digits")
+    config = small_config(names) | {"batch_examples": (4, 4, 8)}
+    trainer = setup.build(config)
+    assert trainer.names == [
+        "mlp-w4-d1-digits",
+        "mlp-w6-d1-digits@b4",
+        "mlp-w6-d1-digits@b8",
+    ]
+    sizes = [e.inner.family.task.batch_size for e in trainer.estimators]
+    assert sizes == [4, 4, 8]
+    with pytest.raises(ValueError, match=r"got 2 for 3 tasks: \[4, 8\] for \['mlp"):
+        setup.build(config | {"batch_examples": (4, 8)})
+    with pytest.raises(ValueError, match="tasks must be distinct"):
+        setup.build(config | {"batch_examples": (8, 4, 4)})
+
+
 def test_augmentation_that_does_not_fit_the_task_is_refused():
     config = small_config(augment={"label_subset_min": 4})
     with pytest.raises(ValueError, match="at most the number of classes, 3 "):

@@ -145,6 +145,46 @@ def test_a_workdir_belongs_to_one_config(tmp_path):
         workdir.claim(tmp_path / "run", config | {"a": {"b": 2, "c": (1, 2)}, "e": 0})
 
 
+def test_a_run_may_be_made_longer_and_tell_other_things(tmp_path, capsys):
+    config = mulo_m.get_config("smoke").to_dict()
+    workdir.claim(tmp_path, config)
+    (tmp_path / "checkpoints" / "2").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "7.orbax-checkpoint-tmp").mkdir()
+    run = {"meta_steps": 9, "log_steps": 5, "checkpoint_steps": 3}
+    longer = config | {"run": config["run"] | run | {"keep_checkpoints": 4}}
+    longer |= {"report": {"tensorboard": True, "wandb": False}}
+    longer |= {"probes": config["probes"] | {"every_steps": 7}}
+    assert capsys.readouterr().err == ""
+    workdir.claim(tmp_path, longer)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "run.meta_steps 2 → 9" in line
+    assert "report.tensorboard False → True" in line
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert written == json.loads(json.dumps(longer))
+    workdir.claim(tmp_path, longer)
+    assert capsys.readouterr().err == ""
+    for refused in (
+        longer | {"run": longer["run"] | {"meta_steps": 12, "seed": 1}},
+        longer | {"probes": config["probes"] | {"num_seeds": 3}},
+    ):
+        with pytest.raises(ValueError, match=r"another config:\n  (run\.seed|probes)"):
+            workdir.claim(tmp_path, refused)
+    shorter = longer | {"run": longer["run"] | {"meta_steps": 1}}
+    with pytest.raises(ValueError, match=r"meta_steps must be at least 2.* got 1"):
+        workdir.claim(tmp_path, shorter)
+    assert json.loads((tmp_path / "config.json").read_text()) == written
+
+
+def test_a_run_from_before_objectives_and_probes_is_gone_on_with(tmp_path):
+    config = mulo_m.get_config("smoke").to_dict()
+    added = ("objective", "normalize_grads", "probes")
+    workdir.claim(tmp_path, {k: v for k, v in config.items() if k not in added})
+    workdir.claim(tmp_path, config)
+    config["objective"]["weights"] = "late"
+    with pytest.raises(ValueError, match=r"weights: 'mean' there, 'late' here"):
+        workdir.claim(tmp_path, config)
+
+
 def test_a_run_without_tasks_is_refused():
     with pytest.raises(ValueError, match="tasks must name at least one task"):
         setup.build(small_config(tasks=()))
@@ -202,6 +242,8 @@ def test_a_stop_asked_for_is_not_forgotten_for_a_save():
     [
         ({"loss_ceiling": 0.0}, "loss_ceiling must be > 0"),
         ({"tasks": ("mlp-w4-d1-digits",) * 2}, "tasks must be distinct"),
+        ({"batch_examples": (4, 8)}, "got 2 for 1 tasks"),
+        ({"batch_examples": 4.0}, r"an integer, or one per task, got 4\.0"),
     ],
 )
 def test_values_that_would_train_nothing_are_refused(change, message):

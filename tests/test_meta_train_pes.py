@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from meta_train import pes, unroll
+from meta_train import objective, pes, unroll
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Drift:
 
     start: float = 1.0
     random_start: bool = False
+    noise: float = 1.0
 
     def init(self, theta, key, length=None):
         del length
@@ -33,7 +34,7 @@ class Drift:
         del length
 
         def step(x, key):
-            noise = jax.random.normal(key, ())
+            noise = self.noise * jax.random.normal(key, ())
             return x + theta["v"], 0.5 * jnp.sum(x**2) + noise
 
         x, losses = jax.lax.scan(
@@ -54,12 +55,14 @@ class Drift:
 THETA = {"v": jnp.asarray([0.05, -0.02])}
 
 
-def estimator(inner: Any = None, **config: Any) -> pes.PES:
+def estimator(
+    inner: Any = None, goal: Any = objective.MEAN_LOSS, **config: Any
+) -> pes.PES:
     config = {"num_pairs": 4, "trunc_steps": 3, "min_length_steps": 6} | config
     config = {"max_length_steps": config["min_length_steps"]} | config
     checked = pes.PESConfig(**config)
     inner = Drift() if inner is None else inner
-    return pes.PES(inner, checked, pes.make_mesh(checked.num_pairs))
+    return pes.PES(inner, checked, pes.make_mesh(checked.num_pairs), goal)
 
 
 def run(est, theta, steps, seed=0):
@@ -92,6 +95,37 @@ def test_first_truncation_equals_antithetic_es():
     assert 0.05 < eps.std() < 0.2
     # The noise, up to a mean of 12 standard normals, is not in the difference.
     assert abs(float(metrics.meta_loss) - np.mean(losses)) < 4 / math.sqrt(12)
+
+
+def test_a_gradient_is_of_the_weighted_logarithms_of_the_losses():
+    goal = objective.ObjectiveConfig(
+        weights="late", power=1.0, transform="log", log_floor=0.25
+    )
+    est = estimator(Drift(noise=0.0), goal, sigma=0.1, min_length_steps=9)
+    ended = 0
+    for grad, before, after, metrics in run(est, THETA, 4):
+        want, values, losses = np.zeros(2), [], []
+        for i in range(4):
+            new = before.step[i] >= before.length[i]
+            ended += bool(new)
+            xi = np.asarray(after.pert_sum["v"][i])
+            eps = xi - (0.0 if new else np.asarray(before.pert_sum["v"][i]))
+            done, length = (0 if new else int(before.step[i])), int(after.length[i])
+            # The mean of 2x over a step's share of the run.
+            weights = [((s + 1) ** 2 - s**2) / length for s in range(done, done + 3)]
+            sides = []
+            for j, sign in enumerate((1, -1)):
+                x = np.ones(2) if new else np.asarray(before.inner.params["x"][i, j])
+                move = np.asarray(THETA["v"]) + sign * eps
+                loss = [0.5 * np.sum((x + t * move) ** 2) for t in range(3)]
+                sides.append(np.mean(weights * np.log(np.asarray(loss) + 0.25)))
+                losses.append(np.mean(loss))
+            want += xi * (sides[0] - sides[1]) / (2 * 0.1**2) / 4
+            values += sides
+        np.testing.assert_allclose(grad["v"], want, rtol=2e-3)
+        assert float(metrics.objective) == pytest.approx(np.mean(values), rel=1e-4)
+        assert float(metrics.meta_loss) == pytest.approx(np.mean(losses), rel=1e-4)
+    assert ended >= 2
 
 
 def pes_sample(est, theta, num_runs, truncations):
