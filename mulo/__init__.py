@@ -8,6 +8,7 @@ from mulo._celo import CeloAdam as CeloAdam
 from mulo._celo2 import Celo2 as Celo2
 from mulo._elo import ELO as ELO
 from mulo._learned_adam import LearnedAdam as LearnedAdam
+from mulo._learned_muon import LearnedMuon as LearnedMuon
 from mulo._lstm_ff import LSTMFF as LSTMFF
 from mulo._mu_adam import mu_adam as mu_adam
 from mulo._mu_adam import mu_adamw as mu_adamw

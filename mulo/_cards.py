@@ -55,11 +55,22 @@ def architectures() -> dict[str, Any]:
     from mulo._celo2 import Celo2
     from mulo._elo import ELO
     from mulo._learned_adam import LearnedAdam
+    from mulo._learned_muon import LearnedMuon
     from mulo._lstm_ff import LSTMFF
     from mulo._small_fc import SmallFC
     from mulo._velo import VeLO
 
-    known = (SmallFC, VeLO, Celo, CeloAdam, LSTMFF, Celo2, ELO, LearnedAdam)
+    known = (
+        SmallFC,
+        VeLO,
+        Celo,
+        CeloAdam,
+        LSTMFF,
+        Celo2,
+        ELO,
+        LearnedAdam,
+        LearnedMuon,
+    )
     return {cls.__name__: cls for cls in known}
 
 

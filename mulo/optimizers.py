@@ -22,6 +22,7 @@ from mulo._celo import Celo, CeloAdam
 from mulo._celo2 import Celo2
 from mulo._elo import ELO
 from mulo._learned_adam import LearnedAdam
+from mulo._learned_muon import LearnedMuon
 from mulo._lstm_ff import LSTMFF
 from mulo._muon import muon
 from mulo._pretrained import Pretrained
@@ -112,6 +113,14 @@ _OPTIMIZERS = (
         summary="Adam with meta-learned hyper-parameters",
         make=LearnedAdam,
         learned=True,
+        non_finite=_IGNORES,
+    ),
+    Optimizer(
+        name="learned_muon",
+        summary="Muon and Adam with learned momenta, normalization and schedules",
+        make=LearnedMuon,
+        learned=True,
+        needs_num_steps=True,
         non_finite=_IGNORES,
     ),
     Optimizer(

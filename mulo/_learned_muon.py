@@ -1,0 +1,474 @@
+"""LearnedMuon: what Muon under μP lacks, learned; theta = 0 is the nominal rule.
+
+Hidden matrices are orthogonalized, all other arrays make an Adam-like step, and the
+rate of both is annealed linearly in progress x = t/T, the share of the run that is
+done. On top of that theta holds, for each role (input, hidden, output, vector),
+
+* how momenta of several decays are mixed into one direction d,
+* the exponent γ of the normalization: a step's length is ``s^(1-γ)``, where s is the
+  root mean square of ``d/√v``, about 1 where gradients agree and small where they are
+  noise,
+* how much of d is left where it points against the latest gradient ("caution"), and
+* a network from x, T, s and the number of hidden arrays to the logarithm of a factor on
+  the rate;
+
+and, for all roles together, a per-parameter MLP that corrects d (``mlp_units``, off by
+default). Nothing depends on the gradients' scale. Time enters as progress: a longer run
+is a slower one, not one out of distribution.
+
+Axis names: R roles, K gradient and momenta, F features of the schedule, L arrays that
+have a step, A and B sides of a matrix.
+
+References:
+  Jordan et al., `Muon <https://kellerjordan.github.io/posts/muon/>`_, 2024.
+  Liang et al., `Cautious optimizers <https://arxiv.org/abs/2411.16085>`_, 2024.
+"""
+
+import dataclasses
+import math
+import warnings
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mulo import _newton_schulz as newton_schulz
+from mulo import _numbers as numbers
+from mulo import _rule_inputs as inputs
+from mulo import _scalar_network as scalar_network
+from mulo import _stacks as stacks_lib
+from mulo import _wrappers as wrappers
+from mulo import mup as mup_lib
+
+Theta = Any  # {"mix", "exponent", "caution", "schedule": {"w0", …}}, float32 arrays.
+Schedule = Literal["progress"] | None
+
+ROLES = ("input", "hidden", "output", "vector")
+_HIDDEN = ROLES.index("hidden")
+
+NUM_FEATURES = 10  # F.
+_MLP_FEATURES = 5  # Beside the gradient and the momenta.
+_TINY = 1e-30  # Gradient units: keeps zero over zero from being no number.
+
+# Without a horizon: a run of _OPEN_STEPS steps that stays at this progress.
+_OPEN_PROGRESS = 0.25
+_OPEN_STEPS = 1_000.0
+_OPEN_WARMUP_STEPS = 20.0
+
+
+class LearnedMuonState(NamedTuple):
+    """State of :meth:`LearnedMuon.transform`; float32 whatever the parameters are."""
+
+    count: jax.typing.ArrayLike  # shape=(), int32. Updates applied so far.
+    momenta: Any  # A tuple of trees as params. Moving averages of the gradients.
+    rms: Any  # As params. Moving averages of the squared gradients.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LearnedMuon:
+    """Architecture of the learned Muon.
+
+    Attributes:
+      step_size: Root mean square of a hidden matrix's step at the peak of the schedule
+        and fan_in 1, parameter units.
+      role_factors: Factors on it for input, hidden, output and vector arrays.
+      initial_exponents: γ of each role at theta's zero offset, 1 for steps of fixed
+        length.
+      initial_cautions: Of each role, the share that is taken from d where it points
+        against the gradient, at zero offset; 1 for cautious optimizers' mask.
+      initial_momentum_decays: Decay rates of the momenta per step, fixed.
+      initial_rms_decay: Decay rate of the second moment per step, fixed.
+      initial_hidden_mix: Weight of the gradient and of each momentum in the direction
+        of hidden matrices, at zero offset.
+      initial_mix: The same for the other roles.
+      warmup_frac: Share of the run with a linear warm-up.
+      final_frac: Rate at the end of the linear decay, as a share of its peak.
+      schedule_units: Hidden units of the schedule's network.
+      mlp_units: Units of both hidden layers of the per-parameter MLP; 0 for none.
+      ns_steps: Newton-Schulz iterations.
+      base_width: Width at which a hidden matrix gets the plain step under μP.
+    """
+
+    step_size: float = 0.03
+    role_factors: tuple[float, ...] = (0.5, 1.0, 2.0, 0.7)
+    initial_exponents: tuple[float, ...] = (0.5, 1.0, 0.5, 0.5)
+    initial_cautions: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
+    initial_momentum_decays: tuple[float, ...] = (0.8, 0.95, 0.99)
+    initial_rms_decay: float = 0.99
+    initial_hidden_mix: tuple[float, ...] = (0.05, 0.0, 0.95, 0.0)
+    initial_mix: tuple[float, ...] = (0.0, 0.7, 0.3, 0.0)
+    warmup_frac: float = 0.02
+    final_frac: float = 0.01
+    schedule_units: int = 8
+    mlp_units: int = 0
+    ns_steps: int = 5
+    base_width: float = 1.0
+
+    FEATURE_VERSION: ClassVar[int] = 1  # Changes when a theta would act differently.
+    mup_rule: ClassVar[str] = "muon_rms"  # Of mulo.mup.update_multipliers.
+
+    def __post_init__(self):
+        """Check every field."""
+        inputs.check_positive(self, ("step_size", "base_width", "final_frac"))
+        inputs.check_sizes(self, ("schedule_units", "ns_steps"))
+        inputs.check_decays(self, ("initial_momentum_decays",))
+        inputs.check_single_decays(self, ("initial_rms_decay", "warmup_frac"))
+        if self.mlp_units != 0:
+            inputs.check_sizes(self, ("mlp_units",))
+        momenta = 1 + len(self.initial_momentum_decays)
+        for name, length, what in (
+            ("role_factors", len(ROLES), "one for each of " + ", ".join(ROLES)),
+            ("initial_exponents", len(ROLES), "one for each of " + ", ".join(ROLES)),
+            ("initial_cautions", len(ROLES), "one for each of " + ", ".join(ROLES)),
+            ("initial_hidden_mix", momenta, "one for the gradient and each momentum"),
+            ("initial_mix", momenta, "one for the gradient and each momentum"),
+        ):
+            values = tuple(getattr(self, name))
+            if len(values) != length:
+                raise ValueError(
+                    f"{name} must be {length} numbers, {what}; got {values}."
+                )
+            for value in values:
+                numbers.check_finite(name, value)
+            object.__setattr__(self, name, tuple(map(float, values)))  # From JSON.
+
+    def init(self, key: jax.Array) -> Theta:
+        """Meta-parameters of the nominal rule: all that acts is zero.
+
+        Args:
+          key: PRNG key of the first layers, which do nothing until the last one does.
+
+        Returns:
+          Float32 arrays: ``mix`` (R, K), ``exponent`` (R,) and ``caution`` (R,),
+          offsets from the initial values; ``schedule`` with ``w0`` (F, units), ``b0``,
+          ``w1`` (units, R), ``b1``; with ``mlp_units``, ``mlp`` with ``w0`` … ``b2``.
+        """
+        keys = jax.random.split(key)
+        theta = {
+            "mix": jnp.zeros((len(ROLES), 1 + len(self.initial_momentum_decays))),
+            "exponent": jnp.zeros(len(ROLES)),
+            "caution": jnp.zeros(len(ROLES)),
+            "schedule": _network(
+                keys[0], (NUM_FEATURES, self.schedule_units, len(ROLES))
+            ),
+        }
+        if self.mlp_units:
+            features = 1 + len(self.initial_momentum_decays) + _MLP_FEATURES
+            sizes = (features, self.mlp_units, self.mlp_units, 1)
+            theta["mlp"] = _network(keys[1], sizes)
+        return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), theta)
+
+    def check_theta(self, theta: Theta) -> None:
+        """Raise ValueError, naming the leaf, unless theta fits this architecture."""
+        inputs.check_theta(self, theta)
+
+    def transform(
+        self,
+        theta: Theta,
+        *,
+        mup: Any | None = None,
+        num_steps: Any = None,
+        schedule: Schedule = "progress",
+    ) -> optax.GradientTransformationExtraArgs:
+        """Make the optimizer described by theta.
+
+        Gradient entries that are not finite count as zero.
+
+        Args:
+          theta: Meta-parameters as `init` returns them; may be traced.
+          mup: Tree like the parameters with a :class:`mulo.mup.Scaling` per leaf (see
+            :func:`mulo.mup.infer`), which says what is hidden and how far it may step
+            at its width. Without it arrays of two axes and more are hidden matrices
+            whose last axis is the output side, all others vectors.
+          num_steps: T, length of the run in updates; may be traced. Later steps keep
+            the rate of the last one; outside of jit a warning says so.
+          schedule: ``"progress"``: annealed over ``num_steps``, as meta-trained. None:
+            a constant rate, the one at a quarter of a run, for loops without an end;
+            ``num_steps`` is not used then.
+
+        Returns:
+          A transformation whose updates are to be added to the parameters and keep
+          their shapes and dtypes. ``update`` needs ``params`` only with ``mlp_units``
+          and ignores keyword arguments (``value=`` and the like).
+
+        Raises:
+          ValueError: If theta does not fit, num_steps is missing or less than 1, or the
+            schedule is unknown; at init and update, if a leaf is not of a real floating
+            dtype or has no μP scaling (names it).
+        """
+        self.check_theta(theta)
+        if schedule not in ("progress", None):
+            raise ValueError(f'schedule must be "progress" or None, got {schedule!r}.')
+        horizon = None
+        if schedule is not None:
+            if num_steps is None:
+                raise ValueError(
+                    "LearnedMuon anneals by progress and must know how long the run "
+                    "is: give num_steps, the number of updates, as in "
+                    "transform(num_steps=10_000), or schedule=None for a constant "
+                    "rate; got None."
+                )
+            horizon = inputs.check_num_steps("LearnedMuon", num_steps)
+
+        def init_fn(params):
+            inputs.check_floating("LearnedMuon", params)
+            _kinds(params, mup, self.base_width)
+
+            def zeros():
+                return jax.tree.map(
+                    lambda p: jnp.zeros(jnp.shape(p), jnp.float32), params
+                )
+
+            return LearnedMuonState(
+                jnp.zeros((), jnp.int32),
+                tuple(zeros() for _ in self.initial_momentum_decays),
+                zeros(),
+            )
+
+        def update_fn(updates, state, params=None, **extra_args):
+            del extra_args
+            inputs.check_floating("LearnedMuon", updates)
+            if self.mlp_units:
+                inputs.require_params("LearnedMuon with mlp_units", params)
+            count = optax.safe_increment(state.count)
+            _warn_of_end(count, num_steps if schedule else None)
+            t = jnp.asarray(count, jnp.float32)
+            grads, treedef = jax.tree.flatten(updates, is_leaf=inputs.is_masked)
+            values = grads if params is None else treedef.flatten_up_to(params)
+            momenta = [treedef.flatten_up_to(m) for m in state.momenta]
+            states = [
+                (tuple(m[i] for m in momenta), rms)
+                for i, rms in enumerate(treedef.flatten_up_to(state.rms))
+            ]
+            kinds = treedef.flatten_up_to(_kinds(updates, mup, self.base_width))
+            positions = inputs.live(grads)
+            corrections = _corrections(self, t)
+
+            directions, signals, new_states = list(grads), {}, list(states)
+            for stack in stacks_lib.stacks(grads, values, states, positions, kinds):
+                kind = kinds[stack.positions[0]]
+
+                def one(grad, param, leaf, kind=kind):
+                    return self._direction(theta, corrections, kind, grad, param, leaf)
+
+                out = stacks_lib.update(one, stack)
+                for row, i in enumerate(stack.positions):
+                    directions[i], signals[i], new_states[i] = jax.tree.map(
+                        lambda x, row=row: jax.lax.index_in_dim(x, row, keepdims=False),
+                        out,
+                    )
+            if positions:
+                rates = self._rates(
+                    theta,
+                    t,
+                    horizon,
+                    jnp.stack([signals[i] for i in positions]),
+                    [kinds[i] for i in positions],
+                )
+                for row, i in enumerate(positions):
+                    step = -rates[row] * directions[i]
+                    directions[i] = step.astype(jnp.result_type(grads[i]))
+            return treedef.unflatten(directions), LearnedMuonState(
+                count,
+                tuple(
+                    treedef.unflatten([leaf[0][k] for leaf in new_states])
+                    for k in range(len(momenta))
+                ),
+                treedef.unflatten([leaf[1] for leaf in new_states]),
+            )
+
+        rule = optax.GradientTransformationExtraArgs(init_fn, update_fn)
+        return optax.with_extra_args_support(
+            optax.chain(wrappers.only_finite("LearnedMuon"), rule)
+        )
+
+    def _direction(self, theta, corrections, kind, grad, param, leaf):
+        """One array's step at rate one, its log s, and its new moments."""
+        momenta, rms = leaf
+        grad = jnp.asarray(grad, jnp.float32)
+        momenta = tuple(
+            decay * old + (1.0 - decay) * grad
+            for decay, old in zip(self.initial_momentum_decays, momenta, strict=True)
+        )
+        keep = self.initial_rms_decay
+        rms = keep * rms + (1.0 - keep) * jnp.square(grad)
+        role = kind.role
+        base = self.initial_hidden_mix if role == _HIDDEN else self.initial_mix
+        averages = (
+            grad,
+            *(m * c for m, c in zip(momenta, corrections.momenta, strict=True)),
+        )
+        d = jnp.zeros_like(grad)
+        for k, (weight, average) in enumerate(zip(base, averages, strict=True)):
+            d += (weight + theta["mix"][role, k]) * average
+        scale = 1.0 / (jnp.sqrt(rms * corrections.rms) + _TINY)
+        a = d * scale
+        signal = _rms(a)
+        gamma = self.initial_exponents[role] + theta["exponent"][role]
+        if self.mlp_units:
+            correction = _mlp(theta["mlp"], averages, rms, scale, param, a)
+            a = a + correction
+            d = d + _rms(d, _TINY) * correction
+        if role == _HIDDEN:
+            matrix = newton_schulz.orthogonalize(
+                d.reshape(kind.view), steps=self.ns_steps, eps=_TINY
+            )
+            unit = math.sqrt(max(kind.view[-2:]))
+            step = matrix.reshape(d.shape) * (unit * signal ** (1.0 - gamma))
+        else:
+            step = a * signal**-gamma
+        # What points against the latest gradient counts less, the rest a little more.
+        caution = self.initial_cautions[role] + theta["caution"][role]
+        weight = 1.0 - caution * (step * grad < 0.0)
+        step = step * weight / jnp.maximum(jnp.mean(weight), 0.1)
+        return step * kind.multiplier, jnp.log(signal), (momenta, rms)
+
+    def _rates(self, theta, t, horizon, log_signals, kinds):
+        """Rate of every array, (L,)."""
+        if horizon is None:
+            x, steps = jnp.float32(_OPEN_PROGRESS), jnp.float32(_OPEN_STEPS)
+            annealed = jnp.minimum(t / _OPEN_WARMUP_STEPS, 1.0)
+        else:
+            x, steps = jnp.minimum(t / horizon, 1.0), horizon
+            warmup = jnp.minimum(1.0, t / jnp.maximum(self.warmup_frac * steps, 1.0))
+            annealed = warmup * (1.0 - (1.0 - self.final_frac) * x)
+        hidden = sum(kind.role == _HIDDEN for kind in kinds)
+        shared = [
+            x,
+            jnp.square(x),
+            jnp.sqrt(x),
+            jnp.exp(-x / 0.02),
+            jnp.exp(-x / 0.1),
+            jnp.exp((x - 1.0) / 0.1),
+            jnp.sqrt(1.0 - x),
+            jnp.log(steps / 1_000.0) / math.log(10.0),
+            jnp.float32(math.log2((1 + hidden) / 3.0)),
+        ]
+        own = jnp.clip(log_signals, -4.0, 1.0)
+        weights = theta["schedule"]
+        assert len(shared) + 1 == NUM_FEATURES
+        units = jnp.stack(shared) @ weights["w0"][:-1] + weights["b0"]  # (units,)
+        units = jnp.tanh(units[None, :] + own[:, None] * weights["w0"][-1][None, :])
+        roles = [kind.role for kind in kinds]
+        out = units @ weights["w1"] + weights["b1"][None, :]  # (L, R)
+        factors = jnp.asarray([self.role_factors[role] for role in roles], jnp.float32)
+        own_out = out[jnp.arange(len(roles)), jnp.asarray(roles)]
+        return self.step_size * annealed * factors * jnp.exp(own_out)
+
+
+class _Kind(NamedTuple):
+    """What a leaf is to the rule; leaves of one kind and shape step together."""
+
+    role: int  # Index into `ROLES`.
+    view: tuple[int, ...]  # (…, A, B) of a hidden matrix or a stack of them.
+    multiplier: float  # Of μP, on its step.
+
+
+class _Corrections(NamedTuple):
+    """Factors that undo the zero start of moving averages, shape=()."""
+
+    momenta: tuple[jax.Array, ...]
+    rms: jax.Array
+
+
+def _corrections(rule, t):
+    def undo(decay):
+        return 1.0 / (1.0 - jnp.float32(decay) ** t)
+
+    return _Corrections(
+        tuple(undo(decay) for decay in rule.initial_momentum_decays),
+        undo(rule.initial_rms_decay),
+    )
+
+
+def _kinds(tree: Any, mup: Any, base_width: float) -> Any:
+    """The kind of every leaf; MaskedNodes stay."""
+    if mup is None:
+        scalings = jax.tree.map(_by_shape, tree)
+        multipliers = mup_lib.update_multipliers(
+            scalings, optimizer="muon_rms", base_width=base_width
+        )
+    else:
+        scalings = mup_lib.align(mup, tree, scalings=mup)
+        multipliers = mup_lib.align(
+            mup_lib.update_multipliers(
+                mup, optimizer="muon_rms", base_width=base_width
+            ),
+            tree,
+        )
+
+    def kind(x, scaling, multiplier):
+        shape = jnp.shape(x)
+        axes = len(shape) - (scaling.copies > 1)
+        if scaling.role == "output" and not scaling.finite:
+            role = "output"
+        elif axes < 2:
+            role = "vector"
+        elif scaling.role == "hidden" and not scaling.finite:
+            role = "hidden"
+        else:
+            role = "input"
+        sides = (scaling.fan_in, scaling.fan_out)
+        view = (scaling.copies, *sides) if scaling.copies > 1 else sides
+        if role == "hidden" and scaling.copies > 1 and shape[0] != scaling.copies:
+            view = shape  # Copies elsewhere than in front: the last two axes.
+        return _Kind(ROLES.index(role), view, float(multiplier))
+
+    return jax.tree.map(kind, tree, scalings, multipliers)
+
+
+def _by_shape(x: Any) -> mup_lib.Scaling:
+    shape = jnp.shape(x)
+    if len(shape) < 2:
+        return mup_lib.Scaling("input", 1, max(math.prod(shape), 1))
+    fan_in, fan_out = math.prod(shape[:-1]), shape[-1]
+    return mup_lib.Scaling("hidden", max(fan_in, 1), max(fan_out, 1))
+
+
+def _network(key, sizes):
+    """A dense network whose last layer is zero."""
+    layers = {}
+    keys = jax.random.split(key, len(sizes) - 1)
+    for i, (k, num_in, num_out) in enumerate(
+        zip(keys, sizes[:-1], sizes[1:], strict=True)
+    ):
+        last = i == len(sizes) - 2
+        weights = jax.random.normal(k, (num_in, num_out)) * num_in**-0.5
+        layers[f"w{i}"] = jnp.zeros((num_in, num_out)) if last else weights
+        layers[f"b{i}"] = jnp.zeros(num_out)
+    return layers
+
+
+def _mlp(weights, averages, rms, scale, param, a):
+    """The per-parameter MLP's correction, in units of a."""
+    param = jnp.asarray(param, jnp.float32)
+    normalized = [m * scale for m in averages]
+    features = [*normalized, a, jnp.abs(a), jnp.square(a), jnp.sqrt(rms), param]
+    features = [f / _rms(f, _TINY) for f in features]
+    (out,) = scalar_network.mlp(
+        list(weights["b0"]),
+        features,
+        weights["w0"],
+        [(weights["w1"], weights["b1"]), (weights["w2"], weights["b2"])],
+        1,
+    )
+    return out
+
+
+def _rms(x, floor=1e-12):
+    """Root mean square; the floor, of its square, is for arrays without a gradient."""
+    return jnp.sqrt(jnp.mean(jnp.square(x)) + floor)
+
+
+def _warn_of_end(count: Any, num_steps: Any) -> None:
+    """Say once, where both can be looked at, that a run goes on beyond its end."""
+    if num_steps is None or numbers.is_traced(count) or numbers.is_traced(num_steps):
+        return
+    if int(count) == math.ceil(float(num_steps)) + 1:
+        warnings.warn(
+            f"LearnedMuon was made for num_steps={num_steps} and is asked for step "
+            f"{int(count)}: the rate stays at its end value from here on. Give "
+            "transform the number of updates the run will make.",
+            stacklevel=4,
+        )
