@@ -232,9 +232,11 @@ def per_task(key: str, value: Any, names: Sequence[str]) -> list[int]:
 def card(config: Mapping[str, Any]) -> dict[str, Any]:
     """Facts about a run for theta's card; the config is one of :func:`resolve`."""
     devices = jax.devices()
+    parsed = [tasks.names.parse(name) for name in config["tasks"]]
     return {
+        "parametrization": "standard" if all(p.sp for p in parsed) else "mup",
         "meta_training": dict(config),
-        "data": sorted({tasks.names.parse(name).data for name in config["tasks"]}),
+        "data": sorted({p.data for p in parsed}),
         "hardware": f"{len(devices)} x {devices[0].device_kind}, "
         f"{os.cpu_count()} CPUs, {platform.machine()}",
         "jax": jax.__version__,

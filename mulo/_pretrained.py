@@ -40,8 +40,10 @@ class Pretrained:
         """Make the optimizer.
 
         Args:
-          mup: Tree of :class:`mulo.mup.Scaling` for the parameters; None for the
-            standard parametrization.
+          mup: Tree of :class:`mulo.mup.Scaling` for the parameters. None for the
+            standard parametrization, unless theta was meta-trained under μP (its card's
+            ``parametrization``): there its steps are far too large, and the standard
+            parametrization must be asked for as ``"standard"``.
           learning_rate: Float or schedule; None is what was meta-trained. For rules
             that leave the step size to the user (Celo2, ELO: those with a
             ``rule.learning_rate``), parameter units per step. For all others a factor
@@ -58,12 +60,14 @@ class Pretrained:
           A transformation whose updates are added to the parameters.
 
         Raises:
-          ValueError: If the rule of weight decay is unknown, the learning rate is
-            negative or not finite, or as the rule's own ``transform``. At update, if
+          ValueError: If theta was meta-trained under μP and there is no ``mup``, the
+            rule of weight decay is unknown, the learning rate is negative or not
+            finite, or as the rule's own ``transform``. At update, if
             gradients or state do not fit. A state of other parameters is not told
             apart where its arrays broadcast against these.
         """
         check_weight_decay(weight_decay_rule, weight_decay)
+        mup = self._mup_tree(mup)
         if learning_rate is not None:
             numbers.check_learning_rate(learning_rate)
         takes = inspect.signature(self.rule.transform).parameters
@@ -88,6 +92,23 @@ class Pretrained:
             _scale(rate),
         )
         return wrappers.with_known_state(type(self.rule).__name__, chain)
+
+    def _mup_tree(self, mup: Any) -> Any:
+        """The tree that was given, None for the standard parametrization."""
+        if isinstance(mup, str):
+            if mup != "standard":
+                raise ValueError(
+                    f'mup must be a tree of mulo.mup.Scaling or "standard", got {mup!r}.'
+                )
+            return None
+        if mup is None and self.card.get("parametrization") == "mup":
+            raise ValueError(
+                "This theta was meta-trained under μP, where steps are scaled by the "
+                "parameters' roles: give mup=mulo.mup.infer(narrow, params), with "
+                "narrow the shapes of the same model at another width. "
+                'mup="standard" uses it without, at your own risk; got None.'
+            )
+        return mup
 
 
 def _remove_weights(

@@ -229,7 +229,8 @@ def get(
         need one. Learned ones default to what was meta-trained, and those that learn
         their step size too take a factor on it.
       mup: Tree of :class:`mulo.mup.Scaling` for the parameters, for the μP form of the
-        rule; None for the standard parametrization.
+        rule; None for the standard parametrization (``"standard"`` for a theta that was
+        meta-trained under μP).
       theta: Learned rules: meta-parameters as the architecture's ``init`` returns
         them, or a :class:`mulo.Pretrained`, whose architecture is then kept.
       num_steps: Length of the run in updates; for rules that do not need it, not used.
@@ -308,7 +309,7 @@ def _hand_designed(optimizer, learning_rate, mup, theta, hyper):
 def _with_rule(optimizer, mup, theta, hyper):
     """A Pretrained from theta, with the architecture's settings as asked for."""
     if not isinstance(theta, Pretrained):
-        defaults = {} if mup is None else optimizer.mup_defaults
+        defaults = {} if mup in (None, "standard") else optimizer.mup_defaults
         rule = optimizer.make(**{**optimizer.fixed, **defaults, **hyper})
         return Pretrained(rule, theta, {})
     rule = theta.rule

@@ -135,3 +135,22 @@ def test_the_state_of_another_rule_or_of_other_parameters_is_named(pretrained):
 def test_bad_arguments_of_transform_are_errors(pretrained):
     with pytest.raises(ValueError, match="must be one of independent, coupled"):
         pretrained.transform(weight_decay_rule="both")
+
+
+def test_a_theta_made_under_mup_asks_for_the_tree():
+    rule = mulo.LearnedAdam()
+    theta = rule.init(jax.random.key(0))
+    made = mulo.Pretrained(rule, theta, {"parametrization": "mup"})
+    with pytest.raises(ValueError, match=r"under μP, .*give mup=mulo.mup.infer\(narrow"):
+        made.transform()
+    with pytest.raises(ValueError, match="under μP"):
+        mulo.optimizers.get("learned_adam", theta=made)
+    with pytest.raises(ValueError, match="or \"standard\", got 'sp'"):
+        made.transform(mup="sp")
+    params = {"w": jnp.ones((2, 3))}
+    plain = mulo.Pretrained(rule, theta, {}).transform()
+    asked = made.transform(mup="standard")
+    for tx in (asked, mulo.optimizers.get("learned_adam", theta=made, mup="standard")):
+        updates, _ = tx.update(params, tx.init(params), params)
+        expected, _ = plain.update(params, plain.init(params), params)
+        np.testing.assert_array_equal(updates["w"], expected["w"])
