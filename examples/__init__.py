@@ -1,0 +1,1 @@
+"""Scripts to read first and to copy from: a learned optimizer in a loop of your own."""
