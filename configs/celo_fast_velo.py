@@ -68,6 +68,7 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
             min_length_steps=100,
             max_length_steps=2_000,
             curriculum=(),  # (from meta-step, max_length_steps)
+            noise="fresh",  # or reused, over a whole run
             loss_diff_clip=float("inf"),  # nats
         ),
         meta_optimizer=dict(

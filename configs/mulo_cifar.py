@@ -69,6 +69,7 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
             min_length_steps=100,
             max_length_steps=1_000,
             curriculum=(),  # (from meta-step, max_length_steps)
+            noise="fresh",  # or reused, over a whole run
             loss_diff_clip=0.5,  # nats
         ),
         meta_optimizer=dict(

@@ -13,6 +13,11 @@ up to whole truncations, so the inner loop has neither masks nor initializations
 first lengths are cut short at random so that the pairs are out of step from the start.
 Rules that must know how long a run is are told its own length, cut short or not.
 
+With ``noise="reused"`` a pair keeps the ε of its runs' first truncation to their end,
+and ξ is that ε: noise-reuse evolution strategies (Li et al.; ES-Single), unbiased too,
+with a variance that does not grow with the number of truncations. A meta-step then
+moves theta, and a run goes on around the new theta with its old ε.
+
 What pair i draws depends on the key and on i, not on the device that holds it.
 
 Axis names: P pairs, 2 signs (+, -), S steps of a truncation.
@@ -21,6 +26,8 @@ References:
   Vicol, Metz, Sohl-Dickstein, `Unbiased Gradient Estimation in Unrolled Computation
   Graphs with Persistent Evolution Strategies <https://arxiv.org/abs/2112.13835>`_,
   2021.
+  Li et al., `Variance-Reduced Gradient Estimation via Noise-Reuse in Online Evolution
+  Strategies <https://arxiv.org/abs/2304.12180>`_, 2023.
 """
 
 import dataclasses
@@ -38,6 +45,8 @@ from meta_train import unroll
 
 Theta = Any
 
+NOISES = ("fresh", "reused")
+
 # On a CPU, runs that together exceed its caches are faster one after the other.
 _CPU_PARTICLE_BUDGET = 40_000  # Parameters of all runs that go side by side.
 
@@ -53,6 +62,8 @@ class PESConfig:
       min_length_steps: Shortest inner training run.
       max_length_steps: Longest; lengths are log-uniform between the two.
       curriculum: Pairs of (meta-step, max_length_steps from then on), ascending.
+      noise: ``"fresh"``: a new ε in every truncation, PES as published. ``"reused"``:
+        one for a whole run.
       loss_diff_clip: L+ - L- is clipped to ± this (nats, as the objective counts
         them); infinity for the published estimator. Clipping biases the estimate and
         tames its tails.
@@ -64,10 +75,15 @@ class PESConfig:
     min_length_steps: int = 100
     max_length_steps: int = 1_000
     curriculum: tuple[tuple[int, int], ...] = ()
+    noise: str = "fresh"
     loss_diff_clip: float = float("inf")
 
     def __post_init__(self):
         """Check every field."""
+        if self.noise not in NOISES:
+            raise ValueError(
+                f"pes.noise must be one of {', '.join(NOISES)}, got {self.noise!r}."
+            )
         for name in ("sigma", "loss_diff_clip"):
             if not getattr(self, name) > 0.0:
                 raise ValueError(f"pes.{name} must be > 0, got {getattr(self, name)}.")
@@ -105,7 +121,7 @@ class PESState:
     """Everything the estimator carries from one truncation to the next."""
 
     inner: unroll.InnerState  # Leading axes (P, 2).
-    pert_sum: Theta  # As theta plus (P,). ξ: sum of ε since the runs began.
+    pert_sum: Theta  # As theta plus (P,). ξ: sum of ε since the runs began, or ε.
     step: jax.Array  # (P,), int32. Inner steps done.
     length: jax.Array  # (P,), int32. Steps at which the runs end.
 
@@ -225,6 +241,14 @@ class PES:
         # One draw for all of theta: every further one costs seconds of compilation.
         flat, unravel = flatten_util.ravel_pytree(theta)
         pert = unravel(config.sigma * jax.random.normal(pert_key, flat.shape))
+        if config.noise == "reused":
+            begins = state.step == 0
+            pert = jax.tree.map(
+                lambda new, old: jnp.where(begins, new, old), pert, state.pert_sum
+            )
+            pert_sum = pert
+        else:
+            pert_sum = jax.tree.map(jnp.add, state.pert_sum, pert)
         thetas = jax.tree.map(lambda t, e: jnp.stack([t + e, t - e]), theta, pert)
 
         def unroll_sign(particle):
@@ -242,7 +266,7 @@ class PES:
         step = state.step + config.trunc_steps
         state = PESState(
             inner=inner,
-            pert_sum=jax.tree.map(jnp.add, state.pert_sum, pert),
+            pert_sum=pert_sum,
             step=step,
             length=jnp.where(diverged, step, state.length),  # Nothing left to learn.
         )

@@ -98,7 +98,8 @@ class Pretrained:
         if isinstance(mup, str):
             if mup != "standard":
                 raise ValueError(
-                    f'mup must be a tree of mulo.mup.Scaling or "standard", got {mup!r}.'
+                    'mup must be a tree of mulo.mup.Scaling or "standard", got '
+                    f"{mup!r}."
                 )
             return None
         if mup is None and self.card.get("parametrization") == "mup":

@@ -167,6 +167,24 @@ def test_pes_is_unbiased_where_truncated_es_is_not():
     assert np.all(np.abs(mean - biased) > 10 * error)
 
 
+def test_reused_noise_is_drawn_once_a_run_and_unbiased():
+    est = estimator(noise="reused", sigma=0.1, num_pairs=256, min_length_steps=12)
+    estimates = run(est, THETA, 13)
+    for before, after in ((b, a) for _, b, a, _ in estimates):
+        kept = (before.step < before.length) & (before.step > 0)
+        same = np.all(after.pert_sum["v"] == before.pert_sum["v"], axis=1)
+        np.testing.assert_array_equal(same, kept)
+    # Runs are out of step: every estimate after the staggered first runs is of all
+    # parts of a run alike.
+    grads = np.stack([grad["v"] for grad, *_ in estimates[4:]])
+    exact = np.asarray(jax.grad(lambda t: Drift().mean_loss(t, 12))(THETA)["v"])
+    error = grads.std(axis=0, ddof=1) / math.sqrt(len(grads))
+    assert np.all(np.abs(grads.mean(axis=0) - exact) < 5 * error)
+    # Truncated ES would miss what early steps do to later losses: x at the start of a
+    # truncation does not move with its theta.
+    assert np.all(np.abs(exact) > 8 * error)
+
+
 def test_runs_are_reset_only_between_truncations_and_start_with_no_perturbation():
     est = estimator(num_pairs=6, trunc_steps=5, min_length_steps=7, max_length_steps=32)
     seen_reset = 0

@@ -141,7 +141,9 @@ def test_a_theta_made_under_mup_asks_for_the_tree():
     rule = mulo.LearnedAdam()
     theta = rule.init(jax.random.key(0))
     made = mulo.Pretrained(rule, theta, {"parametrization": "mup"})
-    with pytest.raises(ValueError, match=r"under μP, .*give mup=mulo.mup.infer\(narrow"):
+    with pytest.raises(
+        ValueError, match=r"under μP, .*give mup=mulo.mup.infer\(narrow"
+    ):
         made.transform()
     with pytest.raises(ValueError, match="under μP"):
         mulo.optimizers.get("learned_adam", theta=made)
