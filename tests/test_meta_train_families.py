@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import mulo_m
+from configs import paper_mulo_m
 from meta_train import loop, setup
 from meta_train import workdir as workdir_lib
 from tasks import augmentation
@@ -22,7 +22,7 @@ EVERYTHING = dict(
 
 
 def small_config(tasks=("mlp-w4-d1-synthetic:2x2x1:3",), augment=None):
-    c = mulo_m.get_config("smoke").to_dict()
+    c = paper_mulo_m.get_config("smoke").to_dict()
     c["tasks"], c["batch_examples"], c["rule"]["hidden_size"] = tasks, 4, 2
     c["pes"] |= dict(min_length_steps=2, max_length_steps=6)
     c["augment"] |= augment or {}
@@ -167,8 +167,8 @@ def test_augmentation_that_does_not_fit_the_task_is_refused():
 @pytest.mark.parametrize(
     ("module", "variant"),
     [
-        ("mulo_s", "full"),
-        ("mulo_m", "full"),
+        ("paper_mulo_s", "full"),
+        ("paper_mulo_m", "full"),
         ("mulo_cifar", "cpu"),
         ("mulo_digits", "demo"),
         ("celo_fast_velo", "full"),

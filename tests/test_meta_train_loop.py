@@ -10,12 +10,12 @@ import optax
 import pytest
 
 import mulo
-from configs import mulo_m
+from configs import paper_mulo_m
 from meta_train import loop, meta_optimizer, reporting, setup, workdir
 
 
 def small_config(tasks=("mlp-w4-d1-synthetic:2x2x1:2",), **pes):
-    c = mulo_m.get_config("smoke").to_dict()
+    c = paper_mulo_m.get_config("smoke").to_dict()
     c["tasks"], c["batch_examples"], c["rule"]["hidden_size"] = tasks, 4, 2
     c["pes"] |= pes
     return c
@@ -46,7 +46,7 @@ def test_the_gradients_of_several_families_are_averaged():
     assert float(metrics["meta_loss"]) == pytest.approx(np.mean(losses), rel=1e-6)
     assert int(new.meta_step) == 1
     tx = meta_optimizer.MetaOptimizerConfig(
-        **mulo_m.get_config("smoke").meta_optimizer
+        **paper_mulo_m.get_config("smoke").meta_optimizer
     ).make()
     theta = trainer.init().theta
     updates, _ = tx.update(mean, tx.init(theta), theta)
@@ -146,7 +146,7 @@ def test_a_workdir_belongs_to_one_config(tmp_path):
 
 
 def test_a_run_may_be_made_longer_and_tell_other_things(tmp_path, capsys):
-    config = mulo_m.get_config("smoke").to_dict()
+    config = paper_mulo_m.get_config("smoke").to_dict()
     workdir.claim(tmp_path, config)
     (tmp_path / "checkpoints" / "2").mkdir(parents=True)
     (tmp_path / "checkpoints" / "7.orbax-checkpoint-tmp").mkdir()
@@ -176,7 +176,7 @@ def test_a_run_may_be_made_longer_and_tell_other_things(tmp_path, capsys):
 
 
 def test_a_run_from_before_objectives_and_probes_is_gone_on_with(tmp_path):
-    config = mulo_m.get_config("smoke").to_dict()
+    config = paper_mulo_m.get_config("smoke").to_dict()
     added = ("objective", "normalize_grads", "probes")
     workdir.claim(tmp_path, {k: v for k, v in config.items() if k not in added})
     workdir.claim(tmp_path, config)
@@ -191,7 +191,7 @@ def test_a_run_without_tasks_is_refused():
 
 
 def test_the_papers_recipe_steps_on_data_of_its_shape():
-    config = mulo_m.get_config("smoke").to_dict()
+    config = paper_mulo_m.get_config("smoke").to_dict()
     trainer = setup.build(config)
     assert trainer.inner_steps == 2 * (2 * 2) * 2  # Families, particles, steps.
     _, metrics = trainer.step(trainer.init())
