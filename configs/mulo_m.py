@@ -36,7 +36,7 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     c.objective.update(weights="late", transform="log", log_floor=0.05)
     c.normalize_grads = True
     c.pes.update(
-        sigma=0.1,
+        sigma=0.15,
         num_pairs=4,
         min_length_steps=100,
         max_length_steps=2_000,
@@ -45,7 +45,7 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
         loss_diff_clip=2.0,
     )
     c.meta_optimizer.update(
-        peak_lr=3e-3, end_lr=1e-4, warmup_steps=50, decay_steps=4_000, weight_decay=0.0
+        peak_lr=6e-3, end_lr=1e-4, warmup_steps=50, decay_steps=4_000, weight_decay=0.0
     )
     # What is chosen by must be no cell that results are reported on.
     c.probes.update(

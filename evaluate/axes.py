@@ -226,13 +226,22 @@ class SweepConfig:
 def settings(config: SweepConfig) -> list[Setting]:
     """List the settings of a sweep, the base first.
 
+    A task may bring its own horizon: ``mlp-w32-d3-digits@5000``.
+
     Raises:
       ValueError: If a task is malformed, lacks a width or a depth that no axis gives
         it, or an axis is given that no task needs.
     """
-    names = []
+    names, own_horizons = [], []
     for given in config.tasks:
-        name = tasks.names.parse(given)
+        task, at, steps = given.partition("@")
+        name = tasks.names.parse(task)
+        if at and (not steps.isdecimal() or int(steps) < 1):
+            raise ValueError(
+                f"tasks: after @ stands a number of steps, as in '{task}@5000'; got "
+                f"{given!r}."
+            )
+        own_horizons.append((int(steps),) if at else ())
         if name.sp:
             raise ValueError(
                 f"tasks must be μP names (the sweep trains the sp- twin itself); got "
@@ -255,11 +264,11 @@ def settings(config: SweepConfig) -> list[Setting]:
         if values and min(values) < 1:
             raise ValueError(f"{field}s must be >= 1; got {values}.")
     found: dict[Setting, None] = {}
-    for name in names:
+    for name, own_horizon in zip(names, own_horizons, strict=True):
         axes = (
             config.widths if name.width is None else (name.width,),
             config.depths if name.depth is None else (name.depth,),
-            config.horizons,
+            own_horizon or config.horizons,
         )
         for width, depth, horizon in _points(config.design, axes):
             full = name.at_width(width).at_depth(depth)

@@ -49,6 +49,16 @@ def test_a_star_varies_one_axis_at_a_time_around_the_base():
     assert points(config) == expected
 
 
+def test_a_task_may_bring_its_own_horizon():
+    tasks = ("mlp-w4-d1-digits@30", "mlp-d1-synthetic:4x4x1:3")
+    config = sweep_parts.config(tasks=tasks, widths=(4, 8), horizons=(10,))
+    assert points(config) == [(4, 1, 30), (4, 1, 10), (8, 1, 10)]
+    assert axes.settings(config)[0].task == "mlp-w4-d1-digits"
+    for bad in ("mlp-w4-d1-digits@", "mlp-w4-d1-digits@1e3", "mlp-w4-d1-digits@0"):
+        with pytest.raises(ValueError, match="after @ stands a number of steps, .*@5000"):
+            sweep_parts.config(tasks=(bad,), widths=())
+
+
 def test_settings_know_their_family_label_and_twin():
     (setting,) = axes.settings(
         sweep_parts.config(

@@ -11,7 +11,7 @@ from evaluate import axes, optimizers
 
 FOLDER = pathlib.Path(base.__file__).parent
 SUITES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "base")
-VARIANTS = {"demo": ("smoke", "demo")}
+VARIANTS = {"demo": ("smoke", "demo"), "heldout": ("smoke", "quick", "cpu")}
 PAIRS = [(s, v) for s in SUITES for v in VARIANTS.get(s, base.VARIANTS)]
 
 

@@ -9,7 +9,8 @@ from evaluate import hints, optimizers
 def sweep() -> ml_collections.ConfigDict:
     """Return a sweep's configuration with its defaults."""
     c = config_dict.create(
-        # Axes. A task that leaves out a width or depth is run at every one of these.
+        # Axes. A task that leaves out a width or depth is run at every one of these;
+        # one that ends in @5000 is run for so many steps, whatever the horizons.
         tasks=("mlp-d3-cifar10:8x8:gray",),
         widths=(32,),
         depths=(),
