@@ -3,6 +3,7 @@
 from mulo import interop as interop
 from mulo import mup as mup
 from mulo import optimizers as optimizers
+from mulo._annealed_fc import AnnealedFC as AnnealedFC
 from mulo._celo import Celo as Celo
 from mulo._celo import CeloAdam as CeloAdam
 from mulo._celo2 import Celo2 as Celo2

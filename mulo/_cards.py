@@ -51,6 +51,7 @@ PUBLIC_MULO_DECAYS = {
 def architectures() -> dict[str, Any]:
     """Known architectures by the name their cards use."""
     # These import mup; kept out of import time.
+    from mulo._annealed_fc import AnnealedFC
     from mulo._celo import Celo, CeloAdam
     from mulo._celo2 import Celo2
     from mulo._elo import ELO
@@ -62,6 +63,7 @@ def architectures() -> dict[str, Any]:
 
     known = (
         SmallFC,
+        AnnealedFC,
         VeLO,
         Celo,
         CeloAdam,

@@ -114,7 +114,7 @@ class LearnedMuon:
         inputs.check_sizes(self, ("schedule_units", "ns_steps"))
         inputs.check_decays(self, ("initial_momentum_decays",))
         inputs.check_single_decays(self, ("initial_rms_decay", "warmup_frac"))
-        if self.mlp_units != 0:
+        if type(self.mlp_units) is not int or self.mlp_units != 0:
             inputs.check_sizes(self, ("mlp_units",))
         momenta = 1 + len(self.initial_momentum_decays)
         for name, length, what in (
@@ -124,10 +124,11 @@ class LearnedMuon:
             ("initial_hidden_mix", momenta, "one for the gradient and each momentum"),
             ("initial_mix", momenta, "one for the gradient and each momentum"),
         ):
-            values = tuple(getattr(self, name))
-            if len(values) != length:
+            values = getattr(self, name)
+            listed = isinstance(values, list | tuple) or getattr(values, "ndim", 0) == 1
+            if not listed or len(values) != length:
                 raise ValueError(
-                    f"{name} must be {length} numbers, {what}; got {values}."
+                    f"{name} must be {length} numbers, {what}; got {values!r}."
                 )
             for value in values:
                 numbers.check_finite(name, value)

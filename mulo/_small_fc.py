@@ -161,6 +161,10 @@ class SmallFC:
           ValueError: If theta does not fit the architecture; at init, if a leaf is not
             of a real floating dtype (names it).
         """
+        return self._transform(theta, mup, lambda count: count)
+
+    def _transform(self, theta, mup, time):
+        """As `transform`; ``time(count)`` is what the time features read."""
         self.check_theta(theta)
         multipliers = inputs.step_multipliers(mup, self.base_width)
         decays = self.decay_rates(theta)
@@ -179,7 +183,7 @@ class SmallFC:
             del extra_args
             inputs.require_params("SmallFC", params)
             inputs.check_floating("SmallFC", updates)
-            network = leaf_lib.fold_time(theta["nn"], state.count)
+            network = leaf_lib.fold_time(theta["nn"], time(state.count))
             grads, treedef = jax.tree.flatten(updates, is_leaf=inputs.is_masked)
             values = treedef.flatten_up_to(params)
             states = treedef.flatten_up_to(state.leaves)
