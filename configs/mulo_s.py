@@ -23,7 +23,7 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
         sigma=0.1, min_length_steps=200, max_length_steps=2_000, noise="reused"
     )
     c.meta_optimizer.update(
-        peak_lr=2e-3, end_lr=5e-5, warmup_steps=50, decay_steps=2_000, weight_decay=0.0
+        peak_lr=6e-3, end_lr=1e-4, warmup_steps=50, decay_steps=2_000, weight_decay=0.0
     )
     c.run.update(meta_steps=2_000, log_steps=20, checkpoint_steps=200)
     if variant == "smoke":

@@ -55,7 +55,9 @@ def test_a_task_may_bring_its_own_horizon():
     assert points(config) == [(4, 1, 30), (4, 1, 10), (8, 1, 10)]
     assert axes.settings(config)[0].task == "mlp-w4-d1-digits"
     for bad in ("mlp-w4-d1-digits@", "mlp-w4-d1-digits@1e3", "mlp-w4-d1-digits@0"):
-        with pytest.raises(ValueError, match="after @ stands a number of steps, .*@5000"):
+        with pytest.raises(
+            ValueError, match=r"after @ stands a number of steps, .*@5000"
+        ):
             sweep_parts.config(tasks=(bad,), widths=())
 
 

@@ -19,7 +19,7 @@ from configs.evaluate import base
 def get_config(variant: str = "demo") -> ml_collections.ConfigDict:
     """Return the sweep of a variant: ``demo`` or ``smoke``."""
     c = base.sweep()
-    c.tasks = ("mlpae-d3-digits",)
+    c.tasks = ("mlpae-d3-digits", "mlpae-w32-d7-digits")
     c.widths = (32, 128, 512)
     c.horizons = (200,)
     c.batch_examples = 64
