@@ -1,4 +1,4 @@
-"""The sweep of ``make demo``: an autoencoder of digits, wider than in meta-training.
+"""The sweep of ``make demo``: autoencoders of digits, wider and deeper than before.
 
     python -m evaluate --config=configs/evaluate/demo.py:demo \
         --theta=runs/demo/theta --workdir=runs/demo_eval
@@ -7,8 +7,8 @@
 and validation losses stay beside training losses. AdamW and μAdam have a cosine
 schedule and are tuned at every width, on the seeds they are then reported on.
 
-Variants: ``demo`` widths 32 (that of meta-training), 128 and 512, one to two minutes on
-two cores; ``smoke`` seconds.
+Variants: ``demo`` widths 32 (that of meta-training), 128 and 512, and a network of more
+than twice the depth, two to three minutes on two cores; ``smoke`` seconds.
 """
 
 import ml_collections
@@ -32,6 +32,7 @@ def get_config(variant: str = "demo") -> ml_collections.ConfigDict:
     c.lambdas_at = "none"
     c.valid_points = 5
     if variant == "smoke":
+        c.tasks = ("mlpae-d3-digits",)
         c.widths = (8, 16)
         c.horizons = (20,)
         c.num_seeds = c.tuning_seeds = 2
