@@ -2,14 +2,13 @@
 
     python -m meta_train --config=configs/mulo_m.py --workdir=runs/mulo_m
 
-MLPs on CIFAR-10 (8x8 gray, 16x16 colour), Fashion-MNIST 14x14 and digits, an
-autoencoder and a small transformer on bytes, widths 16 to 64, depths 1 to 6, batches of
-8 to 128. Late losses count, as logarithms; every task's gradients are brought to one
-size; noise is kept over whole runs (docs/recipes.md says what each of these is worth).
+From mulo-s's theta (``runs/mulo_s/theta``; run configs/mulo_s.py first), goes on with
+MLPs on 8x8 gray CIFAR-10 (two batch sizes, two depths) and Fashion-MNIST 14x14, an
+autoencoder and a small transformer on bytes, widths 24 to 64, batches of 8 to 128,
+lengths of 100 to 3,000. Late losses count, as logarithms, so that solved tasks do too;
+noise is kept over whole runs. docs/recipes.md says what each of these is worth.
 
-Variants:
-  ``full``: lengths 100 to 2,000, then, from half of the meta-steps on, to 5,000.
-  ``smoke``: seconds, on digits.
+Variants: ``full``, about an hour on two cores; ``smoke``: seconds, on digits.
 """
 
 import ml_collections
@@ -19,11 +18,10 @@ from configs import base
 # Task, batch.
 MIXTURE = (
     ("mlp-w32-d3-cifar10:8x8:gray", 128),
-    ("mlp-w64-d6-cifar10:8x8:gray", 64),
-    ("mlp-w32-d3-cifar10:16x16", 32),
+    ("mlp-w32-d3-cifar10:8x8:gray", 32),
+    ("mlp-w64-d6-cifar10:8x8:gray", 128),
     ("mlp-w24-d3-fashion_mnist:14x14", 64),
     ("mlpae-w32-d3-fashion_mnist:14x14", 64),
-    ("mlp-w16-d2-digits", 32),
     ("transformer-w32-d1-k8-s32-tiny_shakespeare", 8),
 )
 
@@ -33,19 +31,18 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     c = base.meta_training()
     c.tasks, c.batch_examples = zip(*MIXTURE, strict=True)
     c.rule.name = "learned_muon"
-    c.objective.update(weights="late", transform="log", log_floor=0.05)
-    c.normalize_grads = True
+    c.init_theta = "runs/mulo_s/theta"
+    c.objective.update(weights="late", transform="log", log_floor=0.01)
     c.pes.update(
-        sigma=0.15,
+        sigma=0.1,
         num_pairs=4,
         min_length_steps=100,
-        max_length_steps=2_000,
-        curriculum=((2_000, 5_000),),
+        max_length_steps=3_000,
         noise="reused",
-        loss_diff_clip=2.0,
+        loss_diff_clip=1.0,
     )
     c.meta_optimizer.update(
-        peak_lr=6e-3, end_lr=1e-4, warmup_steps=50, decay_steps=4_000, weight_decay=0.0
+        peak_lr=3e-3, end_lr=1e-4, warmup_steps=20, decay_steps=2_400, weight_decay=0.0
     )
     # What is chosen by must be no cell that results are reported on.
     c.probes.update(
@@ -61,11 +58,11 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
         every_steps=200,
         num_seeds=2,
     )
-    c.run.update(meta_steps=4_000, log_steps=20, checkpoint_steps=100)
+    c.run.update(meta_steps=2_400, log_steps=20, checkpoint_steps=100)
     if variant == "smoke":
         c.tasks, c.batch_examples = ("mlp-w8-d2-digits",), 16
         base.smoke(c)
-        c.pes.curriculum = ()
+        c.init_theta = ""
         c.probes.update(
             tasks=("mlp-w8-d2-digits",), batch_examples=16, steps=10, every_steps=3
         )
