@@ -35,7 +35,11 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
             noise="reused",
         )
         c.meta_optimizer.update(
-            peak_lr=1e-2, end_lr=1e-3, warmup_steps=20, decay_steps=800, weight_decay=0.0
+            peak_lr=1e-2,
+            end_lr=1e-3,
+            warmup_steps=20,
+            decay_steps=800,
+            weight_decay=0.0,
         )
         c.run.update(meta_steps=800, log_steps=20, checkpoint_steps=200)
     elif variant != "full":

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 
+import mulo
 import tasks
 from evaluate import axes, optimizers, plan
 
@@ -21,6 +22,7 @@ _STEP_SECS = 5e-5  # What a step takes however small it is.
 # Nanoseconds per parameter and update on a core (docs/performance.md); Adam otherwise.
 _NANOSECS = {
     "muon": 60.0,
+    "learned_muon": 60.0,
     "soap": 60.0,
     "shampoo": 40.0,
     "null_muon": 60.0,
@@ -29,10 +31,11 @@ _NANOSECS = {
     "celo": 20.0,
     "velo": 30.0,
     "small_fc": 90.0,
+    "annealed_fc": 90.0,
     "elo": 15.0,
     "lstm_ff": 250.0,
 }
-_ORTHOGONAL = ("muon", "celo2", "null_muon")
+_ORTHOGONAL = ("muon", "learned_muon", "celo2", "null_muon")
 _NEWTON_SCHULZ_PRODUCTS = 15  # Five iterations of three.
 
 
@@ -120,9 +123,8 @@ def of_unit(
 def _rule(unit: plan.Unit) -> str:
     pretrained = unit.contender.pretrained
     if pretrained is not None and unit.program.optimizer in ("mulo", "theta_init"):
-        return {"SmallFC": "small_fc", "VeLO": "velo", "Celo": "celo"}.get(
-            type(pretrained.rule).__name__, "small_fc"
-        )
+        rules = [x for x in mulo.optimizers.names() if optimizers.takes(x, pretrained)]
+        return rules[0] if rules else "small_fc"
     name = unit.program.optimizer.removeprefix("mu_").removesuffix("_blocked")
     return name
 

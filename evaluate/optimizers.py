@@ -349,10 +349,19 @@ _RANDOM = {
         "initial_momentum_decays": (0.9,),
         "initial_adafactor_decays": (0.9,),
     },
+    "annealed_fc": {
+        "hidden_size": 4,
+        "hidden_layers": 1,
+        "step_mult": 0.01,
+        "warmup_frac": 0.0,
+        "initial_momentum_decays": (0.9,),
+        "initial_adafactor_decays": (0.9,),
+    },
     "elo": {"hidden_size": 4, "learning_rate": 0.1},
     "celo2": {"hidden_size": 4, "learning_rate": 0.01},
     "celo2_base": {"hidden_size": 4, "learning_rate": 0.03},
     "learned_adam": {"initial_learning_rate": 0.03},
+    "learned_muon": {},
     "velo": {
         "lstm_hidden_size": 8,
         "param_inits": 2,
@@ -364,6 +373,9 @@ _RANDOM = {
     "celo_adam": {"lstm_hidden_size": 8, "step_mult": 0.1},
     "lstm_ff": {"hidden_size": 4, "lstm_hidden_size": 8, "step_mult": 0.03},
 }
+# Standard deviation of the noise on every number of a theta that is made as a nominal
+# rule: its first layers, among others, would have no part in the step.
+_SPREAD = {"learned_muon": 0.1}
 
 
 def random_pretrained(name: str = "mulo", seed: int = 0) -> mulo.Pretrained:
@@ -385,4 +397,12 @@ def random_pretrained(name: str = "mulo", seed: int = 0) -> mulo.Pretrained:
     rule_name = "small_fc" if name in _ANY_RULE else name.removeprefix(_MU)
     info = mulo.optimizers.info(rule_name)
     rule = info.make(**info.fixed, **_RANDOM[rule_name])
-    return mulo.Pretrained(rule, rule.init(jax.random.key(seed)), {})
+    theta = rule.init(jax.random.key(seed))
+    if rule_name in _SPREAD:
+        leaves, treedef = jax.tree.flatten(theta)
+        keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
+        theta = treedef.unflatten(
+            x + _SPREAD[rule_name] * jax.random.normal(key, x.shape)
+            for x, key in zip(leaves, keys, strict=True)
+        )
+    return mulo.Pretrained(rule, theta, {})

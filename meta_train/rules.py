@@ -23,6 +23,7 @@ SMOKE: Mapping[str, Mapping[str, Any]] = {
     "learned_adam": {},
     "learned_muon": {"schedule_units": 2},
     "small_fc": {"hidden_size": 4},
+    "annealed_fc": {"hidden_size": 4},
     "elo": {"hidden_size": 4, "hidden_layers": 1},
     "celo2": {"hidden_size": 4, "hidden_layers": 1},
     "celo2_base": {"hidden_size": 4, "hidden_layers": 1},

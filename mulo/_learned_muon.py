@@ -49,7 +49,9 @@ _HIDDEN = ROLES.index("hidden")
 
 NUM_FEATURES = 10  # F.
 _MLP_FEATURES = 5  # Beside the gradient and the momenta.
-_TINY = 1e-30  # Gradient units: keeps zero over zero from being no number.
+# Gradient units. Below the floor, where squares leave float32, steps fade to zero.
+_FLOOR = 1e-16
+_TINY = 1e-30  # Its like for squares.
 
 # Without a horizon: a run of _OPEN_STEPS steps that stays at this progress.
 _OPEN_PROGRESS = 0.25
@@ -303,7 +305,7 @@ class LearnedMuon:
         d = jnp.zeros_like(grad)
         for k, (weight, average) in enumerate(zip(base, averages, strict=True)):
             d += (weight + theta["mix"][role, k]) * average
-        scale = 1.0 / (jnp.sqrt(rms * corrections.rms) + _TINY)
+        scale = 1.0 / (jnp.sqrt(rms * corrections.rms) + _FLOOR)
         a = d * scale
         signal = _rms(a)
         gamma = self.initial_exponents[role] + theta["exponent"][role]
@@ -313,7 +315,7 @@ class LearnedMuon:
             d = d + _rms(d, _TINY) * correction
         if role == _HIDDEN:
             matrix = newton_schulz.orthogonalize(
-                d.reshape(kind.view), steps=self.ns_steps, eps=_TINY
+                d.reshape(kind.view), steps=self.ns_steps, eps=_FLOOR
             )
             unit = math.sqrt(max(kind.view[-2:]))
             step = matrix.reshape(d.shape) * (unit * signal ** (1.0 - gamma))

@@ -18,6 +18,7 @@ import optax
 
 from mulo import _optax_rules as rules
 from mulo import _rule_inputs as inputs
+from mulo._annealed_fc import AnnealedFC
 from mulo._celo import Celo, CeloAdam
 from mulo._celo2 import Celo2
 from mulo._elo import ELO
@@ -128,6 +129,13 @@ _OPTIMIZERS = (
         summary="SmallFC: per-parameter MLP (small_fc_lopt, μLO)",
         make=SmallFC,
         learned=True,
+    ),
+    Optimizer(
+        name="annealed_fc",
+        summary="SmallFC by progress, annealed",
+        make=AnnealedFC,
+        learned=True,
+        needs_num_steps=True,
     ),
     Optimizer(
         name="elo",
@@ -313,7 +321,7 @@ def _with_rule(optimizer, mup, theta, hyper):
         rule = optimizer.make(**{**optimizer.fixed, **defaults, **hyper})
         return Pretrained(rule, theta, {})
     rule = theta.rule
-    belongs = isinstance(rule, optimizer.make) and all(
+    belongs = type(rule) is optimizer.make and all(
         getattr(rule, key) == value for key, value in optimizer.fixed.items()
     )
     if not belongs:

@@ -22,7 +22,9 @@ ELSEWHERE |= {optimizers.THETA_INIT}
 MUP = [n for n, s in optimizers.SPECS.items() if not s.standard and n not in ELSEWHERE]
 NULL = set(null_models.NULL_MODELS)
 # Cheap to compile; the others fail as well: docs/coordinate_checks.md.
-STANDARD = "lion adafactor muon soap_blocked learned_adam celo_adam".split()
+STANDARD = (
+    "lion adafactor muon soap_blocked learned_adam learned_muon celo_adam".split()
+)
 # VeLO's step sizes depend on logarithms of a tensor's moments, which its random theta
 # does not ignore: narrow networks get other ones. Later they settle.
 WIDTHS = {"mu_velo": (128, 512)}
@@ -61,6 +63,22 @@ def test_the_same_rules_fail_in_the_standard_parametrization(name):
     result = check(name)
     assert "logits" in result.growing
     assert result.layers[0] not in result.growing
+
+
+def test_a_theta_from_a_file_is_checked_like_a_random_one(tmp_path):
+    made = optimizers.random_pretrained("learned_muon", seed=3)
+    theta = mulo.load(mulo.save(tmp_path / "theta", made.rule, made.theta))
+    config = coordinates.CoordConfig(
+        optimizer="mulo",
+        task=TASK,
+        widths=(32, 64, 128, 256),
+        num_steps=6,
+        num_seeds=1,
+        batch_size=16,
+    )
+    result = coordinates.check(config, theta, models=MODELS)
+    assert result.growing == result.shrinking == ()
+    assert result.changes[:, :, -1].min() > 0.005
 
 
 def test_soap_fails_unblocked_and_passes_in_blocks():

@@ -137,7 +137,9 @@ def test_too_few_steps_are_refused():
 
 
 # One of each kind: the others share the code of these, and compile for long.
-@pytest.mark.parametrize("name", ["learned_adam", "small_fc", "celo2", "velo"])
+@pytest.mark.parametrize(
+    "name", ["learned_adam", "learned_muon", "small_fc", "celo2", "velo"]
+)
 def test_learned_rules_of_every_kind_can_be_inspected(name, monkeypatch):
     monkeypatch.setattr(inspection, "_HISTORY_STEPS", 2)
     got, theta = inspection_report.load("random", name)

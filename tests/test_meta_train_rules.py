@@ -296,6 +296,8 @@ def test_a_default_for_a_rule_or_setting_that_is_not_there_is_refused():
 
 def test_every_config_declares_every_setting_of_every_rule():
     for path in sorted((pathlib.Path(__file__).parent.parent / "configs").glob("*.py")):
+        if path.stem == "base":
+            continue
         c = importlib.import_module(f"configs.{path.stem}").get_config("smoke")
         for name in rules.names():
             fields = {

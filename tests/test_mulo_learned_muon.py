@@ -1,8 +1,10 @@
 """LearnedMuon: its nominal step, what theta does to it, and what it refuses."""
 
+import functools
 import math
 import warnings
 
+import fast_compile
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -45,16 +47,26 @@ def theta_of(rule=RULE, seed=None, size=0.1):
     )
 
 
-def walk(rule, theta, grads, *, num_steps=10, mup=SCALINGS, **options):
+@functools.cache
+def compiled(rule):
+    """A step of a rule: one program for every theta and horizon."""
+
+    @fast_compile.jit
+    def step(theta, num_steps, grads, state, params):
+        tx = rule.transform(theta, mup=SCALINGS, num_steps=num_steps)
+        updates, state = tx.update(grads, state, params)
+        return updates, state, optax.apply_updates(params, updates)
+
+    return step
+
+
+def walk(rule, theta, grads, *, num_steps=10):
     """Updates of a run on given gradients."""
-    tx = rule.transform(theta, mup=mup, num_steps=num_steps, **options)
     params = tree(99)
-    state = tx.init(params)
-    update = jax.jit(tx.update)
+    state = rule.transform(theta, mup=SCALINGS, num_steps=num_steps).init(params)
     steps = []
     for grad in grads:
-        updates, state = update(grad, state, params)
-        params = optax.apply_updates(params, updates)
+        updates, state, params = compiled(rule)(theta, num_steps, grad, state, params)
         steps.append(updates)
     return steps, state
 
@@ -194,9 +206,9 @@ def test_the_mlp_corrects_the_direction_and_starts_at_nothing():
 def test_without_a_horizon_the_rate_is_constant():
     theta = theta_of()
     tx = RULE.transform(theta, mup=SCALINGS, schedule=None)
-    params, state, sizes = tree(99), None, []
+    params, sizes = tree(99), []
     state = tx.init(params)
-    update = jax.jit(tx.update)
+    update = fast_compile.jit(tx.update)
     for _ in range(25):
         updates, state = update(tree(1), state, params)
         sizes.append(float(jnp.abs(updates["gain"][0])))
@@ -205,14 +217,14 @@ def test_without_a_horizon_the_rate_is_constant():
 
 
 def test_beyond_its_end_a_run_keeps_the_last_rate_and_says_so_once():
-    tx = RULE.transform(theta_of(), mup=SCALINGS, num_steps=2)
-    params = tree(99)
-    state = tx.init(params)
+    tx = RULE.transform(theta_of(), num_steps=2)
+    grads = {"gain": tree(1)["gain"]}  # Not compiled: a vector alone is fast.
+    state = tx.init(grads)
     sizes = []
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         for _ in range(5):
-            updates, state = tx.update(tree(1), state, params)
+            updates, state = tx.update(grads, state)
             sizes.append(float(jnp.abs(updates["gain"][0])))
     np.testing.assert_allclose(sizes[1:], 0.03 * 0.7 * 0.01, rtol=1e-3)
     (warning,) = [w for w in seen if "LearnedMuon" in str(w.message)]
@@ -223,7 +235,7 @@ def test_without_a_mup_tree_matrices_are_hidden():
     params = {"w": jnp.ones((2, 3, 4)), "b": jnp.zeros(4), "c": jnp.zeros(())}
     grads = jax.tree.map(lambda p: jnp.arange(1.0, p.size + 1).reshape(p.shape), params)
     tx = RULE.transform(theta_of(), num_steps=10)
-    updates, _ = tx.update(grads, tx.init(params), params)
+    updates, _ = fast_compile.jit(tx.update)(grads, tx.init(params))
     rate = 0.03 * (1.0 - 0.99 * 0.1)
     matrix = newton_schulz.orthogonalize(grads["w"].reshape(6, 4))
     # RMS 1 times μP's √(4/6)/√6 is √(4/6) times the orthogonal matrix.
@@ -239,19 +251,102 @@ def test_copies_are_matrices_of_their_own():
     grads = jax.random.normal(jax.random.key(0), (2, 4, 3))
     theta = theta_of()
     stacked = RULE.transform(theta, mup=scaling, num_steps=10)
-    params = {"w": jnp.zeros((2, 4, 3))}
-    updates, _ = stacked.update({"w": grads}, stacked.init(params), params)
+    update = fast_compile.jit(stacked.update)
+    updates, _ = update({"w": grads}, stacked.init({"w": grads}))
     single = RULE.transform(theta, mup=one, num_steps=10)
+    update = fast_compile.jit(single.update)
     for k in range(2):
-        part = {"w": jnp.zeros((4, 3))}
-        alone, _ = single.update({"w": grads[k]}, single.init(part), part)
+        part = {"w": grads[k]}
+        alone, _ = update(part, single.init(part))
         np.testing.assert_allclose(updates["w"][k], alone["w"], rtol=1e-4, atol=1e-8)
+
+
+@pytest.mark.parametrize("size", [1e-18, 1e-24, 1e-37])
+def test_gradients_too_small_to_square_make_small_steps(size):
+    (step,), _ = walk(RULE, theta_of(seed=1), [tree(1, size)])
+    for x in jax.tree.leaves(step):
+        assert np.all(np.abs(x) < 0.03)
 
 
 def test_zero_gradients_make_no_step():
     zero = jax.tree.map(jnp.zeros_like, tree(0))
     (step,), _ = walk(RULE, theta_of(seed=1), [zero])
     assert all(not np.any(x) for x in jax.tree.leaves(step))
+
+
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
+def test_gradients_that_are_not_finite_count_as_zero(bad):
+    theta = theta_of(seed=5)
+    entry = (0, 1)
+
+    def grads(value):
+        changed = tree(2) | {"hidden": tree(2)["hidden"].at[entry].set(value)}
+        changed["gain"] = jnp.full(4, value)
+        return [tree(1), changed, tree(3)]
+
+    got = walk(RULE, theta, grads(bad))
+    jax.tree.map(np.testing.assert_array_equal, got, walk(RULE, theta, grads(0.0)))
+
+
+def test_theta_and_horizon_may_be_mapped_over_and_steps_scanned():
+    grads = [tree(1), tree(2)]
+    thetas, horizons = [theta_of(seed=k) for k in (6, 7)], [4, 20]
+
+    def stack(trees):
+        return jax.tree.map(lambda *xs: jnp.stack(xs), *trees)
+
+    @fast_compile.jit
+    @jax.vmap
+    def run(theta, num_steps):
+        tx = RULE.transform(theta, mup=SCALINGS, num_steps=num_steps)
+
+        def step(state, grads):
+            updates, state = tx.update(grads, state)
+            return state, updates
+
+        return jax.lax.scan(step, tx.init(tree(99)), stack(grads))[1]
+
+    together = run(stack(thetas), jnp.asarray(horizons))
+    for i, (theta, num_steps) in enumerate(zip(thetas, horizons, strict=True)):
+        alone, _ = walk(RULE, theta, grads, num_steps=num_steps)
+        for name, want in stack(alone).items():
+            np.testing.assert_allclose(together[name][i], want, rtol=1e-4, atol=1e-7)
+
+
+def test_masked_and_empty_leaves_do_not_exist_for_the_others():
+    theta = theta_of(seed=8)
+    left_out = {"hidden": optax.MaskedNode(), "none": jnp.zeros((0, 4))}
+    few = {name: tree(1)[name] for name in ("first", "gain")}
+
+    @fast_compile.jit
+    def step(grads):
+        tx = RULE.transform(theta, num_steps=10)
+        return tx.update(grads, tx.init(grads))
+
+    want, _ = step(few)
+    got, state = step(few | left_out)
+    for name in few:
+        np.testing.assert_allclose(got[name], want[name], rtol=1e-6)
+    assert got["hidden"] == state[1].rms["hidden"] == optax.MaskedNode()
+    assert got["none"].shape == (0, 4)
+
+
+def test_bfloat16_parameters_have_a_state_in_float32():
+    theta = theta_of(seed=9)
+    grads = jax.tree.map(lambda g: g.astype(jnp.bfloat16), tree(1))
+    state = RULE.transform(theta, mup=SCALINGS, num_steps=10).init(grads)
+    step = compiled(RULE)
+    got, after, _ = step(theta, 10, grads, state, grads)
+    wide = jax.tree.map(lambda g: g.astype(jnp.float32), grads)
+    want, same, _ = step(theta, 10, wide, state, wide)
+    for name in SHAPES:
+        assert got[name].dtype == jnp.bfloat16
+        rounded = want[name].astype(jnp.bfloat16)
+        np.testing.assert_allclose(
+            got[name].astype(jnp.float32), rounded.astype(jnp.float32), rtol=1e-2
+        )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-6), after, same)
+    assert {x.dtype.name for x in jax.tree.leaves(after)} == {"int32", "float32"}
 
 
 @pytest.mark.parametrize(

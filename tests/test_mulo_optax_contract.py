@@ -31,6 +31,7 @@ FEW = ("w", "b")
 # Sizes that compile fast; the rest is at its defaults.
 SMALL = {
     "small_fc": {"hidden_size": 4, "step_mult": 0.1},
+    "annealed_fc": {"hidden_size": 4, "step_mult": 0.1},
     "elo": {"hidden_size": 4},
     "celo2": {"hidden_size": 4},
     "celo2_base": {"hidden_size": 4},
@@ -44,7 +45,9 @@ SMALL = {
 }
 NAMES = mulo.optimizers.names()
 # Which matrices they orthogonalize is said by roles under μP, by rank without.
-BY_ROLE = ("muon", "celo2")
+BY_ROLE = ("muon", "celo2", "learned_muon")
+# These take a matrix's fan-in and fan-out from its shape where there is no μP tree.
+BY_SHAPE = ("learned_muon",)
 NUM_STEPS = 100
 
 
@@ -207,7 +210,8 @@ def test_where_all_multipliers_are_one_the_mup_form_is_the_standard_form(name):
     # Square matrices at the base width. Of one size, so that one program steps them.
     roles = ("hidden",) if name in BY_ROLE else get_args(mup.Role)
     scalings = {role: mup.Scaling(role, 6, 6) for role in roles}
-    standard = make(name, None, **mulo.optimizers.info(name).mup_defaults)
+    width = {"base_width": 6.0} if name in BY_SHAPE else {}
+    standard = make(name, None, **mulo.optimizers.info(name).mup_defaults, **width)
     mu = make(name, scalings, base_width=6.0)
 
     def drawn(seed):
