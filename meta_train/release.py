@@ -103,8 +103,8 @@ def main(argv) -> None:
         raise app.UsageError(f"unknown arguments {argv[1:]}.")
     try:
         released = release(
-            pathlib.Path(_WORKDIR.value),
-            pathlib.Path(_DESTINATION.value),
+            pathlib.Path(_WORKDIR.value or ""),
+            pathlib.Path(_DESTINATION.value or ""),
             best=_BEST.value,
             hours=_HOURS.value,
             command=_COMMAND.value,
