@@ -9,25 +9,15 @@ took, how its loss went, and what it is not for. ``--best`` takes the theta that
 probes chose instead of the last one.
 """
 
+import argparse
 import json
 import pathlib
 import sys
+from collections.abc import Sequence
 from typing import Any
-
-from absl import app, flags
 
 import mulo
 from meta_train import workdir as workdir_lib
-
-_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.")
-_DESTINATION = flags.DEFINE_string("destination", None, "Directory to write.")
-_BEST = flags.DEFINE_bool("best", False, "The theta that the probes chose.")
-_HOURS = flags.DEFINE_float("hours", None, "Wall clock of the run, all resumes.")
-_COMMAND = flags.DEFINE_string("command", None, "What reproduces it.")
-_UNFIT = flags.DEFINE_string("unfit", None, "What it must not be used for.")
-_NOTE = flags.DEFINE_string("note", "", "Anything else.")
-_RESULTS = flags.DEFINE_string("results", "", "JSON object: held-out results.")
-_LICENSE = flags.DEFINE_string("license", "Apache-2.0", "SPDX name.")
 
 _CURVE_POINTS = 40
 # What a run says about its theta (meta_train/setup.py, meta_train/loop.py); the rest of
@@ -97,29 +87,27 @@ def _curve(path: pathlib.Path) -> list[dict[str, float]]:
     ]
 
 
-def main(argv) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Write the files; an error is one line."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown arguments {argv[1:]}.")
+    parser = argparse.ArgumentParser(prog="python -m meta_train.release")
+    add = parser.add_argument
+    add("--workdir", type=pathlib.Path, required=True, help="directory of the run")
+    add("--destination", type=pathlib.Path, required=True, help="directory to write")
+    add("--best", action="store_true", help="the theta that the probes chose")
+    add("--hours", type=float, required=True, help="wall clock, all resumes")
+    add("--command", required=True, help="what reproduces it")
+    add("--unfit", required=True, help="what it must not be used for")
+    add("--note", default="", help="anything else")
+    add("--results", type=json.loads, help="JSON object: held-out results")
+    add("--license", default="Apache-2.0", help="SPDX name")
+    given = vars(parser.parse_args(argv))
+    workdir, destination = given.pop("workdir"), given.pop("destination")
     try:
-        released = release(
-            pathlib.Path(_WORKDIR.value or ""),
-            pathlib.Path(_DESTINATION.value or ""),
-            best=_BEST.value,
-            hours=_HOURS.value,
-            command=_COMMAND.value,
-            unfit=_UNFIT.value,
-            note=_NOTE.value,
-            results=json.loads(_RESULTS.value or "null"),
-            license=_LICENSE.value,
-        )
+        released = release(workdir, destination, **given)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    print(f"{_DESTINATION.value}: {released.rule}")
+    print(f"{destination}: {released.rule}")
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(
-        ["workdir", "destination", "hours", "command", "unfit"]
-    )
-    app.run(main)
+    main()

@@ -76,15 +76,16 @@ def test_the_smoke_suite_of_widths_runs_to_the_report(tmp_path):
 def test_ctrl_c_keeps_finished_cells_and_the_same_command_completes(tmp_path):
     # Long enough for the signal to come while the next of the cells is trained.
     more = (*SMALL, "--config.horizons=(30000,)", "--config.num_seeds=4")
+    # What a shell runs in the background starts with SIGINT ignored.
+    heed = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "
+    heed += "os.execv(sys.argv[1], sys.argv[1:])"
     with subprocess.Popen(
-        arguments(tmp_path, *more),
+        [sys.executable, "-c", heed, *arguments(tmp_path, *more)],
         cwd=ROOT,
         env=environment(tmp_path / "cache"),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        # What a shell runs in the background starts with SIGINT ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         deadline = time.monotonic() + 300
         while not list(tmp_path.glob("cells/*.npz")):

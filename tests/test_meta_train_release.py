@@ -64,3 +64,13 @@ def test_a_folder_that_is_no_run_is_refused(run, tmp_path):
     with pytest.raises(ValueError, match="nowhere"):
         release.release(tmp_path / "nowhere", tmp_path / "out", **FACTS)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_command_line_writes_and_an_error_is_one_line(run, tmp_path, capsys):
+    out = tmp_path / "out"
+    given = [f"--workdir={run}", f"--destination={out}", "--hours=1", "--command=x"]
+    release.main([*given, "--unfit=y", '--results={"cells": 3}', "--best"])
+    assert capsys.readouterr().out.startswith(f"{out}: LearnedAdam(")
+    assert mulo.load(out).card["results"] == {"cells": 3}
+    with pytest.raises(SystemExit, match=r"^error: .*nowhere"):
+        release.main([f"--workdir={tmp_path / 'nowhere'}", *given[1:], "--unfit=y"])
