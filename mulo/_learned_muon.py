@@ -187,8 +187,8 @@ class LearnedMuon:
           num_steps: T, length of the run in updates; may be traced. Later steps keep
             the rate of the last one; outside of jit a warning says so.
           schedule: ``"progress"``: annealed over ``num_steps``, as meta-trained. None:
-            a constant rate, the one at a quarter of a run, for loops without an end;
-            ``num_steps`` is not used then.
+            a constant rate, for loops without an end: the peak of the decay, with what
+            the network says at a quarter of a run; ``num_steps`` is not used then.
 
         Returns:
           A transformation whose updates are to be added to the parameters and keep

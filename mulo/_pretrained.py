@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import optax
@@ -36,6 +36,7 @@ class Pretrained:
         weight_decay: jax.typing.ArrayLike = 0.0,
         weight_decay_rule: WeightDecayRule = "independent",
         num_steps: int | None = None,
+        schedule: Literal["progress"] | None = "progress",
     ) -> optax.GradientTransformationExtraArgs:
         """Make the optimizer.
 
@@ -55,6 +56,7 @@ class Pretrained:
             without ``mup``.
           num_steps: Length of the run, for architectures that need it; SmallFC does
             not.
+          schedule: None for LearnedMuon at a constant rate, without ``num_steps``.
 
         Returns:
           A transformation whose updates are added to the parameters.
@@ -72,6 +74,13 @@ class Pretrained:
             numbers.check_learning_rate(learning_rate)
         takes = inspect.signature(self.rule.transform).parameters
         options: dict[str, Any] = {}
+        if "schedule" in takes:
+            options["schedule"] = schedule
+        elif schedule != "progress":
+            raise ValueError(
+                f"{type(self.rule).__name__} has no schedule to leave out, got "
+                f"schedule={schedule!r}."
+            )
         if "num_steps" in takes:
             options["num_steps"] = num_steps
         if "learning_rate" in takes:

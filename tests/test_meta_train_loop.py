@@ -249,3 +249,15 @@ def test_a_stop_asked_for_is_not_forgotten_for_a_save():
 def test_values_that_would_train_nothing_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         setup.build(small_config() | change)
+
+
+def test_a_workdir_from_before_a_key_goes_on_with_what_was_done_then(tmp_path):
+    config = paper_mulo_m.get_config("smoke").to_dict()
+    config.pop("rule_defaults")
+    old = {k: v for k, v in config.items() if k not in ("objective", "probes")}
+    old["pes"] = {k: v for k, v in config["pes"].items() if k != "noise"}
+    workdir.claim(tmp_path, old)
+    workdir.claim(tmp_path, config)
+    config["pes"]["noise"] = "reused"
+    with pytest.raises(ValueError, match="pes.noise: 'fresh' there, 'reused' here"):
+        workdir.claim(tmp_path, config)

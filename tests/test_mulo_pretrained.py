@@ -156,3 +156,18 @@ def test_a_theta_made_under_mup_asks_for_the_tree():
         updates, _ = tx.update(params, tx.init(params), params)
         expected, _ = plain.update(params, plain.init(params), params)
         np.testing.assert_array_equal(updates["w"], expected["w"])
+
+
+def test_a_constant_rate_can_be_asked_for_where_there_is_a_schedule():
+    rule = mulo.LearnedMuon()
+    theta = rule.init(jax.random.key(0))
+    params = {"w": jnp.ones((2, 3))}
+    made = mulo.Pretrained(rule, theta, {}).transform(schedule=None)
+    plain = rule.transform(theta, schedule=None)
+    updates, _ = made.update(params, made.init(params), params)
+    expected, _ = plain.update(params, plain.init(params), params)
+    np.testing.assert_array_equal(updates["w"], expected["w"])
+    adam = mulo.LearnedAdam()
+    other = mulo.Pretrained(adam, adam.init(jax.random.key(0)), {})
+    with pytest.raises(ValueError, match="LearnedAdam has no schedule to leave out"):
+        other.transform(schedule=None)
