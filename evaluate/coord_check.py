@@ -12,7 +12,14 @@ import pathlib
 from absl import flags
 
 import mulo
-from evaluate import command, coord_report, coordinates, files, optimizers
+from evaluate import (
+    command,
+    coord_report,
+    coordinates,
+    files,
+    optimizers,
+    random_thetas,
+)
 
 _TASK = flags.DEFINE_string("task", "mlp-d3-digits", "Without width or depth.")
 _OPTIMIZER = flags.DEFINE_string("optimizer", "mulo", "As in evaluate/optimizers.py.")
@@ -64,7 +71,7 @@ def _pretrained() -> mulo.Pretrained | None:
             raise ValueError(f"{_OPTIMIZER.value} is not learned and takes no --theta.")
         return None
     if _THETA.value == "random":
-        return optimizers.random_pretrained(_OPTIMIZER.value)
+        return random_thetas.pretrained(_OPTIMIZER.value)
     return mulo.load(_THETA.value) if _THETA.value else None
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import mulo
-from evaluate import inspection, optimizers, style, tables
+from evaluate import inspection, optimizers, random_thetas, style, tables
 
 RANDOM = "random"
 _PANEL = (5.2, 3.9)  # Inches.
@@ -39,7 +39,7 @@ def load(theta: str | None, optimizer: str | None) -> tuple[str, mulo.Pretrained
         )
     if theta == RANDOM:
         name = optimizer or "small_fc"
-        return name, optimizers.random_pretrained(name)
+        return name, random_thetas.pretrained(name)
     pretrained = mulo.load(theta)
     own = [name for name in learned if optimizers.takes(name, pretrained)]
     if optimizer is not None and optimizer not in own:

@@ -51,7 +51,7 @@ RATES = {
     "muon": _MUON,
     "mu_muon": _MUON,
     # Learned ones have a factor on their step. Freshly made, these two step like Adam
-    # at a rate for μP (`evaluate.optimizers.random_pretrained`).
+    # at a rate for μP (`evaluate.random_thetas.pretrained`).
     "learned_adam": Rates((1.0,), 0.03),
     "celo_adam": Rates((1.0,), 0.1),
     "celo2": Rates((3e-5, 1e-4, 3e-4, 1e-3, 3e-3), 0.01),

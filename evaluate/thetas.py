@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 import mulo
-from evaluate import optimizers
+from evaluate import optimizers, random_thetas
 
 RANDOM = "random"
 
@@ -157,7 +157,7 @@ def _check_name(name: str, names: Sequence[str]) -> None:
 def load(name: str, where: str) -> Theta:
     """Load a theta for an optimizer; ValueError if it is of another rule."""
     if where == RANDOM:
-        return Theta(optimizers.random_pretrained(name), where)
+        return Theta(random_thetas.pretrained(name), where)
     pretrained = _in_form(name, mulo.load(where))
     if not optimizers.takes(name, pretrained):
         raise ValueError(

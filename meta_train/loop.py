@@ -9,7 +9,6 @@ import dataclasses
 import functools
 import pathlib
 import signal
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,6 +22,7 @@ from absl import logging
 import mulo
 from meta_train import meta_optimizer, pes, probes, reporting, unroll
 from meta_train import objective as objective_lib
+from meta_train import signals as signals_lib
 from meta_train import workdir as workdir_lib
 
 
@@ -252,7 +252,7 @@ def run(
     """
     theta_dir = workdir / workdir_lib.THETA
     with contextlib.ExitStack() as stack:
-        signals = stack.enter_context(_Signals())
+        signals = stack.enter_context(signals_lib.Signals())
         checkpoints = workdir_lib.Checkpoints(workdir, keep=config.keep_checkpoints)
         stack.callback(checkpoints.close)
         state = trainer.init()
@@ -359,43 +359,3 @@ def _theta_is_of(directory: pathlib.Path, meta_step: int) -> bool:
         return mulo.load(directory).card.get("meta_step") == meta_step
     except (ValueError, OSError):
         return False
-
-
-class _Signals:
-    """Notes what signals ask for; a second SIGINT interrupts at once.
-
-    Attributes:
-      stop: SIGTERM or SIGINT once one has come.
-    """
-
-    _CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-
-    def __init__(self):
-        self.stop: int | None = None
-        self._save = False
-        self._previous = {}
-
-    def __enter__(self):
-        if threading.current_thread() is threading.main_thread():
-            for number in self._CAUGHT:
-                self._previous[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *_):
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous = {}
-
-    def _note(self, number, frame):
-        del frame
-        if number == signal.SIGUSR1:
-            self._save = True
-        elif number == self.stop == signal.SIGINT:
-            raise KeyboardInterrupt
-        else:
-            self.stop = number
-
-    def take_save(self) -> bool:
-        """Whether SIGUSR1 came since last asked."""
-        save, self._save = self._save, False
-        return save

@@ -33,30 +33,24 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mulo import _learned_schedule as schedule_lib
+from mulo import _muon_kinds as kinds_lib
 from mulo import _newton_schulz as newton_schulz
 from mulo import _numbers as numbers
 from mulo import _rule_inputs as inputs
 from mulo import _scalar_network as scalar_network
 from mulo import _stacks as stacks_lib
 from mulo import _wrappers as wrappers
-from mulo import mup as mup_lib
 
 Theta = Any  # {"mix", "exponent", "caution", "schedule": {"w0", …}}, float32 arrays.
 Schedule = Literal["progress"] | None
 
-ROLES = ("input", "hidden", "output", "vector")
-_HIDDEN = ROLES.index("hidden")
+ROLES = kinds_lib.ROLES
 
-NUM_FEATURES = 10  # F.
 _MLP_FEATURES = 5  # Beside the gradient and the momenta.
 # Gradient units. Below the floor, where squares leave float32, steps fade to zero.
 _FLOOR = 1e-16
 _TINY = 1e-30  # Its like for squares.
-
-# Without a horizon: a run of _OPEN_STEPS steps that stays at this progress.
-_OPEN_PROGRESS = 0.25
-_OPEN_STEPS = 1_000.0
-_OPEN_WARMUP_STEPS = 20.0
 
 
 class LearnedMuonState(NamedTuple):
@@ -108,7 +102,7 @@ class LearnedMuon:
     base_width: float = 1.0
 
     FEATURE_VERSION: ClassVar[int] = 1  # Changes when a theta would act differently.
-    mup_rule: ClassVar[str] = "muon_rms"  # Of mulo.mup.update_multipliers.
+    mup_rule: ClassVar[str] = kinds_lib.MUP_RULE
 
     def __post_init__(self):
         """Check every field."""
@@ -153,7 +147,8 @@ class LearnedMuon:
             "exponent": jnp.zeros(len(ROLES)),
             "caution": jnp.zeros(len(ROLES)),
             "schedule": _network(
-                keys[0], (NUM_FEATURES, self.schedule_units, len(ROLES))
+                keys[0],
+                (schedule_lib.NUM_FEATURES, self.schedule_units, len(ROLES)),
             ),
         }
         if self.mlp_units:
@@ -216,7 +211,7 @@ class LearnedMuon:
 
         def init_fn(params):
             inputs.check_floating("LearnedMuon", params)
-            _kinds(params, mup, self.base_width)
+            kinds_lib.kinds(params, mup, self.base_width)
 
             def zeros():
                 return jax.tree.map(
@@ -244,7 +239,9 @@ class LearnedMuon:
                 (tuple(m[i] for m in momenta), rms)
                 for i, rms in enumerate(treedef.flatten_up_to(state.rms))
             ]
-            kinds = treedef.flatten_up_to(_kinds(updates, mup, self.base_width))
+            kinds = treedef.flatten_up_to(
+                kinds_lib.kinds(updates, mup, self.base_width)
+            )
             positions = inputs.live(grads)
             corrections = _corrections(self, t)
 
@@ -262,12 +259,13 @@ class LearnedMuon:
                         out,
                     )
             if positions:
-                rates = self._rates(
-                    theta,
+                rates = schedule_lib.rates(
+                    self,
+                    theta["schedule"],
                     t,
                     horizon,
                     jnp.stack([signals[i] for i in positions]),
-                    [kinds[i] for i in positions],
+                    [kinds[i].role for i in positions],
                 )
                 for row, i in enumerate(positions):
                     step = -rates[row] * directions[i]
@@ -297,7 +295,7 @@ class LearnedMuon:
         keep = self.initial_rms_decay
         rms = keep * rms + (1.0 - keep) * jnp.square(grad)
         role = kind.role
-        base = self.initial_hidden_mix if role == _HIDDEN else self.initial_mix
+        base = self.initial_hidden_mix if role == kinds_lib.HIDDEN else self.initial_mix
         averages = (
             grad,
             *(m * c for m, c in zip(momenta, corrections.momenta, strict=True)),
@@ -313,7 +311,7 @@ class LearnedMuon:
             correction = _mlp(theta["mlp"], averages, rms, scale, param, a)
             a = a + correction
             d = d + _rms(d, _TINY) * correction
-        if role == _HIDDEN:
+        if role == kinds_lib.HIDDEN:
             matrix = newton_schulz.orthogonalize(
                 d.reshape(kind.view), steps=self.ns_steps, eps=_FLOOR
             )
@@ -326,46 +324,6 @@ class LearnedMuon:
         weight = 1.0 - caution * (step * grad < 0.0)
         step = step * weight / jnp.maximum(jnp.mean(weight), 0.1)
         return step * kind.multiplier, jnp.log(signal), (momenta, rms)
-
-    def _rates(self, theta, t, horizon, log_signals, kinds):
-        """Rate of every array, (L,)."""
-        if horizon is None:
-            x, steps = jnp.float32(_OPEN_PROGRESS), jnp.float32(_OPEN_STEPS)
-            annealed = jnp.minimum(t / _OPEN_WARMUP_STEPS, 1.0)
-        else:
-            x, steps = jnp.minimum(t / horizon, 1.0), horizon
-            warmup = jnp.minimum(1.0, t / jnp.maximum(self.warmup_frac * steps, 1.0))
-            annealed = warmup * (1.0 - (1.0 - self.final_frac) * x)
-        hidden = sum(kind.role == _HIDDEN for kind in kinds)
-        shared = [
-            x,
-            jnp.square(x),
-            jnp.sqrt(x),
-            jnp.exp(-x / 0.02),
-            jnp.exp(-x / 0.1),
-            jnp.exp((x - 1.0) / 0.1),
-            jnp.sqrt(1.0 - x),
-            jnp.log(steps / 1_000.0) / math.log(10.0),
-            jnp.float32(math.log2((1 + hidden) / 3.0)),
-        ]
-        own = jnp.clip(log_signals, -4.0, 1.0)
-        weights = theta["schedule"]
-        assert len(shared) + 1 == NUM_FEATURES
-        units = jnp.stack(shared) @ weights["w0"][:-1] + weights["b0"]  # (units,)
-        units = jnp.tanh(units[None, :] + own[:, None] * weights["w0"][-1][None, :])
-        roles = [kind.role for kind in kinds]
-        out = units @ weights["w1"] + weights["b1"][None, :]  # (L, R)
-        factors = jnp.asarray([self.role_factors[role] for role in roles], jnp.float32)
-        own_out = out[jnp.arange(len(roles)), jnp.asarray(roles)]
-        return self.step_size * annealed * factors * jnp.exp(own_out)
-
-
-class _Kind(NamedTuple):
-    """What a leaf is to the rule; leaves of one kind and shape step together."""
-
-    role: int  # Index into `ROLES`.
-    view: tuple[int, ...]  # (…, A, B) of a hidden matrix or a stack of them.
-    multiplier: float  # Of μP, on its step.
 
 
 class _Corrections(NamedTuple):
@@ -383,50 +341,6 @@ def _corrections(rule, t):
         tuple(undo(decay) for decay in rule.initial_momentum_decays),
         undo(rule.initial_rms_decay),
     )
-
-
-def _kinds(tree: Any, mup: Any, base_width: float) -> Any:
-    """The kind of every leaf; MaskedNodes stay."""
-    if mup is None:
-        scalings = jax.tree.map(_by_shape, tree)
-        multipliers = mup_lib.update_multipliers(
-            scalings, optimizer="muon_rms", base_width=base_width
-        )
-    else:
-        scalings = mup_lib.align(mup, tree, scalings=mup)
-        multipliers = mup_lib.align(
-            mup_lib.update_multipliers(
-                mup, optimizer="muon_rms", base_width=base_width
-            ),
-            tree,
-        )
-
-    def kind(x, scaling, multiplier):
-        shape = jnp.shape(x)
-        axes = len(shape) - (scaling.copies > 1)
-        if scaling.role == "output" and not scaling.finite:
-            role = "output"
-        elif axes < 2:
-            role = "vector"
-        elif scaling.role == "hidden" and not scaling.finite:
-            role = "hidden"
-        else:
-            role = "input"
-        sides = (scaling.fan_in, scaling.fan_out)
-        view = (scaling.copies, *sides) if scaling.copies > 1 else sides
-        if role == "hidden" and scaling.copies > 1 and shape[0] != scaling.copies:
-            view = shape  # Copies elsewhere than in front: the last two axes.
-        return _Kind(ROLES.index(role), view, float(multiplier))
-
-    return jax.tree.map(kind, tree, scalings, multipliers)
-
-
-def _by_shape(x: Any) -> mup_lib.Scaling:
-    shape = jnp.shape(x)
-    if len(shape) < 2:
-        return mup_lib.Scaling("input", 1, max(math.prod(shape), 1))
-    fan_in, fan_out = math.prod(shape[:-1]), shape[-1]
-    return mup_lib.Scaling("hidden", max(fan_in, 1), max(fan_out, 1))
 
 
 def _network(key, sizes):

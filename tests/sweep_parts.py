@@ -7,7 +7,16 @@ from typing import Any
 import numpy as np
 
 from configs.evaluate import base
-from evaluate import axes, cells, contenders, entries, optimizers, plan, readings
+from evaluate import (
+    axes,
+    cells,
+    contenders,
+    entries,
+    optimizers,
+    plan,
+    random_thetas,
+    readings,
+)
 from evaluate import thetas as thetas_lib
 
 TASK = "mlp-d1-synthetic:4x4x1:3"
@@ -51,7 +60,7 @@ def contender(name: str, **changes: Any) -> contenders.Contender:
     spec = optimizers.get(name)
     theta = None
     if spec.learned and "theta" not in changes:
-        theta = thetas_lib.Theta(optimizers.random_pretrained(name), "made-up")
+        theta = thetas_lib.Theta(random_thetas.pretrained(name), "made-up")
     kind = "null" if spec.null else "learned" if spec.learned else "hand-designed"
     values: dict[str, Any] = {
         "label": name,

@@ -10,7 +10,7 @@ import fast_compile
 import pytest
 
 import mulo
-from evaluate import coord_training, coordinates, null_models, optimizers
+from evaluate import coord_training, coordinates, null_models, optimizers, random_thetas
 
 TASK = "mlp-d2-synthetic:4x4x1:3"
 MODELS: dict[str, Any] = {}
@@ -45,7 +45,7 @@ def check(name, **changes):
         "batch_size": 16,
     }
     config = coordinates.CoordConfig(optimizer=name, **(settings | changes))
-    pretrained = optimizers.random_pretrained(name) if spec.learned else None
+    pretrained = random_thetas.pretrained(name) if spec.learned else None
     return coordinates.check(config, pretrained, models=MODELS)
 
 
@@ -66,7 +66,7 @@ def test_the_same_rules_fail_in_the_standard_parametrization(name):
 
 
 def test_a_theta_from_a_file_is_checked_like_a_random_one(tmp_path):
-    made = optimizers.random_pretrained("learned_muon", seed=3)
+    made = random_thetas.pretrained("learned_muon", seed=3)
     theta = mulo.load(mulo.save(tmp_path / "theta", made.rule, made.theta))
     config = coordinates.CoordConfig(
         optimizer="mulo",

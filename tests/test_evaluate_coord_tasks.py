@@ -10,12 +10,12 @@ from typing import Any
 import jax
 import pytest
 
-from evaluate import coordinates, optimizers
+from evaluate import coordinates, optimizers, random_thetas
 from mulo import mup
 from tasks import blocks
 
 TEXT, IMAGES = "synthetic_text:16", "synthetic:4x4x1:3"
-RANDOM = optimizers.random_pretrained()
+RANDOM = random_thetas.pretrained()
 MODELS: dict[str, Any] = {}
 
 # Task: (widths, learning rates by optimizer where not the default). Rates of gradient

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import tasks
-from evaluate import coord_report, coordinates, optimizers
+from evaluate import coord_report, coordinates, random_thetas
 
 ROOT = pathlib.Path(__file__).parent.parent
 TASK = "mlp-d2-synthetic:4x4x1:3"
@@ -19,7 +19,7 @@ def check(task, **changes):
     settings: dict[str, Any] = {"widths": (32, 256), "num_seeds": 2, "num_steps": 6}
     settings |= changes
     config = coordinates.CoordConfig(task=task, optimizer="mulo", **settings)
-    return coordinates.check(config, optimizers.random_pretrained())
+    return coordinates.check(config, random_thetas.pretrained())
 
 
 def made_up(verdicts):

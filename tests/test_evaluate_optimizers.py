@@ -8,7 +8,7 @@ import optax
 import pytest
 
 import mulo
-from evaluate import optimizers
+from evaluate import optimizers, random_thetas
 
 RULE = mulo.SmallFC(hidden_size=4)
 PRETRAINED = mulo.Pretrained(RULE, RULE.init(jax.random.key(0)), {})
@@ -21,7 +21,7 @@ def second_update(name, rate, scalings=None, **changes):
     """SOAP's first update is zero."""
     pretrained = None
     if optimizers.get(name).learned:
-        pretrained = optimizers.random_pretrained(name)
+        pretrained = random_thetas.pretrained(name)
     transform = optimizers.build(
         name, rate, scalings=scalings, pretrained=pretrained, num_steps=10, **changes
     )

@@ -4,13 +4,13 @@ import jax
 import pytest
 
 import mulo
-from evaluate import optimizers, thetas
+from evaluate import optimizers, random_thetas, thetas
 
 NAMES = ("mulo", "mu_small_fc", "small_fc", "mu_velo", "velo", "adamw")
 
 
 def save(folder, name):
-    made = optimizers.random_pretrained(name, seed=3)
+    made = random_thetas.pretrained(name, seed=3)
     mulo.save(folder, made.rule, made.theta)
     return str(folder)
 
@@ -78,7 +78,7 @@ def test_named_thetas_go_where_they_are_named(saved):
     found = thetas.assign(NAMES, given)
     assert isinstance(found.unnamed["mulo"].pretrained.rule, mulo.VeLO)
     loaded = optimizers.fingerprint(found.named["velo"].pretrained)
-    made = optimizers.random_pretrained("velo", seed=3)
+    made = random_thetas.pretrained("velo", seed=3)
     assert loaded == optimizers.fingerprint(made)
     assert loaded != optimizers.fingerprint(found.named["mu_velo"].pretrained)
 

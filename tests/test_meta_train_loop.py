@@ -12,6 +12,7 @@ import pytest
 import mulo
 from configs import paper_mulo_m
 from meta_train import loop, meta_optimizer, reporting, setup, workdir
+from meta_train import signals as signals_lib
 
 
 def small_config(tasks=("mlp-w4-d1-synthetic:2x2x1:2",), **pes):
@@ -225,7 +226,7 @@ def test_a_theta_of_another_rule_is_refused_as_a_start(tmp_path):
 
 
 def test_a_stop_asked_for_is_not_forgotten_for_a_save():
-    with loop._Signals() as signals:
+    with signals_lib.Signals() as signals:
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGUSR1)
         assert signals.stop == signal.SIGTERM
@@ -259,5 +260,5 @@ def test_a_workdir_from_before_a_key_goes_on_with_what_was_done_then(tmp_path):
     workdir.claim(tmp_path, old)
     workdir.claim(tmp_path, config)
     config["pes"]["noise"] = "reused"
-    with pytest.raises(ValueError, match="pes.noise: 'fresh' there, 'reused' here"):
+    with pytest.raises(ValueError, match=r"pes\.noise: 'fresh' there, 'reused' here"):
         workdir.claim(tmp_path, config)

@@ -1,0 +1,73 @@
+"""LearnedMuon's schedule: rates of all arrays from progress, horizon, noise and depth.
+
+What it is made of is annealed linearly; a network of one hidden layer multiplies that
+for every role.
+
+Axis names: F features, L arrays, R roles.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mulo import _muon_kinds as kinds_lib
+
+NUM_FEATURES = 10  # F.
+
+# Without a horizon: a run of _OPEN_STEPS steps that stays at this progress.
+_OPEN_PROGRESS = 0.25
+_OPEN_STEPS = 1_000.0
+_OPEN_WARMUP_STEPS = 20.0
+
+
+def rates(
+    rule: Any,
+    network: Any,
+    t: jax.Array,
+    horizon: jax.Array | None,
+    log_signals: jax.Array,
+    roles: Sequence[int],
+) -> jax.Array:
+    """Rate of every array.
+
+    Args:
+      rule: A LearnedMuon.
+      network: ``w0`` (F, units), ``b0``, ``w1`` (units, R), ``b1``.
+      t: shape=(), float32. Updates, this one included.
+      horizon: shape=(), float32. Updates of the run; None for a constant rate.
+      log_signals: (L,). Logarithm of s, what of an array's direction is no noise.
+      roles: L of them.
+
+    Returns:
+      (L,), float32, parameter units at fan_in 1.
+    """
+    if horizon is None:
+        x, steps = jnp.float32(_OPEN_PROGRESS), jnp.float32(_OPEN_STEPS)
+        annealed = jnp.minimum(t / _OPEN_WARMUP_STEPS, 1.0)
+    else:
+        x, steps = jnp.minimum(t / horizon, 1.0), horizon
+        warmup = jnp.minimum(1.0, t / jnp.maximum(rule.warmup_frac * steps, 1.0))
+        annealed = warmup * (1.0 - (1.0 - rule.final_frac) * x)
+    hidden = sum(role == kinds_lib.HIDDEN for role in roles)
+    shared = [
+        x,
+        jnp.square(x),
+        jnp.sqrt(x),
+        jnp.exp(-x / 0.02),
+        jnp.exp(-x / 0.1),
+        jnp.exp((x - 1.0) / 0.1),
+        jnp.sqrt(1.0 - x),
+        jnp.log(steps / 1_000.0) / math.log(10.0),
+        jnp.float32(math.log2((1 + hidden) / 3.0)),
+    ]
+    own = jnp.clip(log_signals, -4.0, 1.0)
+    assert len(shared) + 1 == NUM_FEATURES
+    units = jnp.stack(shared) @ network["w0"][:-1] + network["b0"]  # (units,)
+    units = jnp.tanh(units[None, :] + own[:, None] * network["w0"][-1][None, :])
+    out = units @ network["w1"] + network["b1"][None, :]  # (L, R)
+    own_out = out[jnp.arange(len(roles)), jnp.asarray(roles)]
+    factors = jnp.asarray([rule.role_factors[role] for role in roles], jnp.float32)
+    return rule.step_size * annealed * factors * jnp.exp(own_out)

@@ -1,0 +1,69 @@
+"""What an array is to LearnedMuon: its role, the matrix it is, its μP multiplier."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mulo import mup as mup_lib
+
+ROLES = ("input", "hidden", "output", "vector")
+HIDDEN = ROLES.index("hidden")
+MUP_RULE = "muon_rms"  # Of mulo.mup.update_multipliers.
+
+
+class Kind(NamedTuple):
+    """What a leaf is to the rule; leaves of one kind and shape step together."""
+
+    role: int  # Index into `ROLES`.
+    view: tuple[int, ...]  # (…, A, B) of a hidden matrix or a stack of them.
+    multiplier: float  # Of μP, on its step.
+
+
+def kinds(tree: Any, mup: Any, base_width: float) -> Any:
+    """The kind of every leaf; MaskedNodes stay.
+
+    Args:
+      tree: Parameters or updates.
+      mup: Tree of :class:`mulo.mup.Scaling`; None to tell by shapes: arrays of two axes
+        and more are hidden, with the last one as output side, the others vectors.
+      base_width: Width at which a hidden matrix gets the plain step.
+
+    Raises:
+      ValueError: If a leaf has no μP scaling; names it.
+    """
+    if mup is None:
+        scalings = jax.tree.map(_by_shape, tree)
+    else:
+        scalings = mup_lib.align(mup, tree, scalings=mup)
+    multipliers = mup_lib.update_multipliers(
+        scalings, optimizer=MUP_RULE, base_width=base_width
+    )
+
+    def kind(x, scaling, multiplier):
+        shape = jnp.shape(x)
+        axes = len(shape) - (scaling.copies > 1)
+        if scaling.role == "output" and not scaling.finite:
+            role = "output"
+        elif axes < 2:
+            role = "vector"
+        elif scaling.role == "hidden" and not scaling.finite:
+            role = "hidden"
+        else:
+            role = "input"
+        sides = (scaling.fan_in, scaling.fan_out)
+        view = (scaling.copies, *sides) if scaling.copies > 1 else sides
+        if role == "hidden" and scaling.copies > 1 and shape[0] != scaling.copies:
+            view = shape  # Copies elsewhere than in front: the last two axes.
+        return Kind(ROLES.index(role), view, float(multiplier))
+
+    return jax.tree.map(kind, tree, scalings, multipliers)
+
+
+def _by_shape(x: Any) -> mup_lib.Scaling:
+    shape = jnp.shape(x)
+    if len(shape) < 2:
+        return mup_lib.Scaling("input", 1, max(math.prod(shape), 1))
+    fan_in, fan_out = math.prod(shape[:-1]), shape[-1]
+    return mup_lib.Scaling("hidden", max(fan_in, 1), max(fan_out, 1))
