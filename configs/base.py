@@ -36,6 +36,7 @@ def meta_training() -> ml_collections.ConfigDict:
             data="train",  # or valid
         ),
         normalize_grads=False,  # Each task's by the running RMS of its norm.
+        task_clip_norm=0.0,  # At most this of each task's, then; 0: no limit.
         probes=dict(  # Whole runs every so many meta-steps; none without tasks.
             tasks=(),
             batch_examples=config_dict.FieldReference(64, field_type=object),
@@ -49,10 +50,12 @@ def meta_training() -> ml_collections.ConfigDict:
         ),
         pes=dict(
             sigma=0.01,  # units of theta
-            num_pairs=8,
+            # One for all tasks, or a tuple with one for each.
+            num_pairs=config_dict.FieldReference(8, field_type=object),
             trunc_steps=50,
             min_length_steps=100,
-            max_length_steps=1_000,
+            # The same.
+            max_length_steps=config_dict.FieldReference(1_000, field_type=object),
             curriculum=(),  # (from meta-step, max_length_steps)
             noise="fresh",  # or reused, over a whole run
             loss_diff_clip=0.5,  # as the objective counts

@@ -2,47 +2,51 @@
 
     python -m meta_train --config=configs/mulo_m.py --workdir=runs/mulo_m
 
-From mulo-s's theta (``runs/mulo_s/theta``; run configs/mulo_s.py first), goes on with
-MLPs on 8x8 gray CIFAR-10 (three widths, two depths) and Fashion-MNIST 14x14, an
-autoencoder and a small transformer on bytes, widths 24 to 128, batches of 8 to 128,
-lengths of 100 to 3,000. Late losses count, as logarithms, so that solved tasks do too;
-noise is kept over whole runs. docs/recipes.md says what each of these is worth.
+From the released mulo-s, goes on with
+MLPs on CIFAR-10 (8x8 gray, two widths, two depths; 16x16), Fashion-MNIST 14x14 and
+digits, an autoencoder and a small transformer on bytes, widths 16 to 128, batches of 8
+to 128, lengths of 100 to 5,000. Late losses count, as logarithms, so that solved tasks
+do too; noise is kept over whole runs; no task's gradient may drown the others'.
+docs/recipes.md says what each of these is worth.
 
-Variants: ``full``, about an hour on two cores; ``smoke``: seconds, on digits.
+Variants: ``full``, more than an hour on one core; ``smoke``: seconds, on digits.
 """
 
 import ml_collections
 
 from configs import base
 
-# Task, batch.
+# Task, batch, pairs, longest run in steps: cheap tasks get more of both.
 MIXTURE = (
-    ("mlp-w32-d3-cifar10:8x8:gray", 128),
-    ("mlp-w128-d3-cifar10:8x8:gray", 128),
-    ("mlp-w64-d6-cifar10:8x8:gray", 128),
-    ("mlp-w24-d3-fashion_mnist:14x14", 64),
-    ("mlpae-w32-d3-fashion_mnist:14x14", 64),
-    ("transformer-w32-d1-k8-s32-tiny_shakespeare", 8),
+    ("mlp-w32-d3-cifar10:8x8:gray", 128, 16, 5_000),
+    ("mlp-w128-d3-cifar10:8x8:gray", 128, 4, 2_000),
+    ("mlp-w32-d6-cifar10:8x8:gray", 128, 8, 3_000),
+    ("mlp-w32-d3-cifar10:16x16", 32, 8, 3_000),
+    ("mlp-w24-d3-fashion_mnist:14x14", 64, 8, 5_000),
+    ("mlp-w16-d2-digits", 32, 8, 5_000),
+    ("mlpae-w32-d3-fashion_mnist:14x14", 128, 8, 2_000),
+    ("transformer-w32-d1-k8-s32-tiny_shakespeare", 8, 4, 2_000),
 )
 
 
 def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     """Return the config of a variant."""
     c = base.meta_training()
-    c.tasks, c.batch_examples = zip(*MIXTURE, strict=True)
+    c.tasks, c.batch_examples, num_pairs, max_length_steps = zip(*MIXTURE, strict=True)
     c.rule.name = "learned_muon"
-    c.init_theta = "runs/mulo_s/theta"
-    c.objective.update(weights="late", transform="log", log_floor=0.01)
+    c.init_theta = "mulo-s"
+    c.objective.update(weights="late", transform="log", log_floor=0.001)
     c.pes.update(
         sigma=0.1,
-        num_pairs=4,
+        num_pairs=num_pairs,
         min_length_steps=100,
-        max_length_steps=3_000,
+        max_length_steps=max_length_steps,
         noise="reused",
         loss_diff_clip=1.0,
     )
+    c.task_clip_norm = 0.5
     c.meta_optimizer.update(
-        peak_lr=2e-3, end_lr=1e-4, warmup_steps=20, decay_steps=1_500, weight_decay=0.0
+        peak_lr=4e-3, end_lr=1e-4, warmup_steps=20, decay_steps=1_800, weight_decay=0.0
     )
     # What is chosen by must be no cell that results are reported on.
     c.probes.update(
@@ -52,13 +56,14 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
             "mlp-w32-d3-fashion_mnist:14x14",  # solved
             "mlp-w32-d9-cifar10:8x8:gray",  # deep
             "transformer-w32-d2-k8-s32-pystdlib",  # text
+            "mlpae-w48-d3-fashion_mnist:14x14",  # reconstruction
         ),
-        batch_examples=(128, 128, 64, 128, 8),
-        steps=(300, 3_000, 2_000, 500, 500),
-        every_steps=200,
+        batch_examples=(128, 128, 64, 128, 8, 64),
+        steps=(300, 3_000, 2_000, 500, 500, 600),
+        every_steps=100,
         num_seeds=2,
     )
-    c.run.update(meta_steps=1_500, log_steps=20, checkpoint_steps=100)
+    c.run.update(meta_steps=1_800, log_steps=10, checkpoint_steps=50)
     if variant == "smoke":
         c.tasks, c.batch_examples = ("mlp-w8-d2-digits",), 16
         base.smoke(c)

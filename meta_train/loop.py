@@ -7,6 +7,7 @@ what the uninterrupted one would have, and there is no generator state to save.
 import contextlib
 import dataclasses
 import functools
+import math
 import pathlib
 import signal
 import time
@@ -76,11 +77,12 @@ class MetaTrainer:
         *,
         rule: Any,
         inners: Sequence[unroll.Inner],
-        pes_config: pes.PESConfig,
+        pes_config: pes.PESConfig | Sequence[pes.PESConfig],
         meta_optimizer_config: meta_optimizer.MetaOptimizerConfig,
         seed: int,
         objective: objective_lib.ObjectiveConfig = objective_lib.MEAN_LOSS,
         normalize_grads: bool = False,
+        task_clip_norm: float = 0.0,
         probes: probes.Probes | None = None,
         init_theta: Any | None = None,
     ):
@@ -89,38 +91,49 @@ class MetaTrainer:
         Args:
           rule: Architecture of the learned optimizer, such as :class:`mulo.SmallFC`.
           inners: One per family; all with this rule.
-          pes_config: Of every family's estimator.
+          pes_config: Of every family's estimator, or one for each.
           meta_optimizer_config: Of theta's optimizer.
           seed: Decides everything random.
           objective: What of the runs is made small; default the mean loss.
           normalize_grads: Divide every family's gradient by the running root mean
             square of its norm, so that no loss outweighs the others by its scale.
+          task_clip_norm: Global norm to which every family's gradient is clipped before
+            they are averaged, after ``normalize_grads``; 0 for none.
           probes: Whole runs that theta is told by, for `run`.
           init_theta: Where theta starts; None draws it.
 
         Raises:
-          ValueError: If there is no family, or ``init_theta`` is of another
-            architecture.
+          ValueError: If there is no family, ``init_theta`` is of another
+            architecture, or ``task_clip_norm`` is negative.
         """
         if init_theta is not None:
             rule.check_theta(init_theta)
         if not inners:
             raise ValueError("tasks must name at least one task, got none.")
-        mesh = pes.make_mesh(pes_config.num_pairs)
+        if not 0.0 <= task_clip_norm < math.inf:
+            raise ValueError(
+                "task_clip_norm must be finite and > 0, or 0 for none, got "
+                f"{task_clip_norm}."
+            )
+        if isinstance(pes_config, pes.PESConfig):
+            pes_config = [pes_config] * len(inners)
+        mesh = pes.make_mesh(math.gcd(*(c.num_pairs for c in pes_config)))
         self.rule = rule
         self.estimators = [
-            pes.PES(inner, pes_config, mesh, objective) for inner in inners
+            pes.PES(inner, c, mesh, objective)
+            for inner, c in zip(inners, pes_config, strict=True)
         ]
         trained = [inner.family.task for inner in inners]
         self.names = reporting.labels([(t.name, t.batch_size) for t in trained])
-        self.inner_steps = 2 * pes_config.num_pairs * pes_config.trunc_steps
-        self.inner_steps *= len(inners)  # Per meta-step.
+        # Per meta-step.
+        self.inner_steps = sum(2 * c.num_pairs * c.trunc_steps for c in pes_config)
         self._arrays = self._on_device("train")
         # One more argument of the programs, or none.
         self._valid_arrays: list[tuple[Any, ...]] = [()] * len(inners)
         if objective.needs_valid:
             self._valid_arrays = [(arrays,) for arrays in self._on_device("valid")]
         self._normalize = normalize_grads
+        self._task_clip_norm = task_clip_norm
         self.probes = probes
         self._optimizer = meta_optimizer_config.make()
         self._init_theta = init_theta
@@ -206,6 +219,9 @@ class MetaTrainer:
                 grads, grad_square = meta_optimizer.normalize(
                     grads, jnp.stack(norms), grad_square, meta_step
                 )
+            if self._task_clip_norm:
+                clip = optax.clip_by_global_norm(self._task_clip_norm)
+                grads = [clip.update(g, clip.init(g))[0] for g in grads]
             grad = jax.tree.map(lambda *gs: sum(gs) / len(gs), *grads)
             updates, opt_state = self._optimizer.update(grad, opt_state, theta)
             theta = optax.apply_updates(theta, updates)

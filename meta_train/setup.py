@@ -78,16 +78,32 @@ def build(config: Mapping[str, Any]) -> loop.MetaTrainer:
     return loop.MetaTrainer(
         rule=rule,
         inners=inners,
-        pes_config=pes.PESConfig(**config["pes"]),
+        pes_config=_pes_configs(config, names),
         meta_optimizer_config=meta_optimizer.MetaOptimizerConfig(
             **config["meta_optimizer"]
         ),
         seed=config["run"]["seed"],
         objective=objective.ObjectiveConfig(**config["objective"]),
         normalize_grads=config["normalize_grads"],
+        task_clip_norm=config["task_clip_norm"],
         probes=_probes(config, rule),
         init_theta=init_theta,
     )
+
+
+def _pes_configs(
+    config: Mapping[str, Any], names: Sequence[str]
+) -> list[pes.PESConfig]:
+    """The estimators' settings, one per task; two of them may be given per task."""
+    section = config["pes"]
+    of_task = {
+        key: per_task(f"pes.{key}", section[key], names)
+        for key in ("num_pairs", "max_length_steps")
+    }
+    return [
+        pes.PESConfig(**{**section, **{key: v[i] for key, v in of_task.items()}})
+        for i in range(len(names))
+    ]
 
 
 def _probes(config: Mapping[str, Any], rule: Any) -> probes.Probes | None:

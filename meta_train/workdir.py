@@ -37,6 +37,7 @@ _FREE_SECTIONS = ("report.",)
 _ADDED: Mapping[str, Any] = {
     "objective": dataclasses.asdict(objective.MEAN_LOSS),
     "normalize_grads": False,
+    "task_clip_norm": 0.0,
     "pes": {"noise": "fresh"},
     "probes": {**dataclasses.asdict(probes.ProbeConfig()), "tasks": []},
 }

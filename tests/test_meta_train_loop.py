@@ -178,7 +178,7 @@ def test_a_run_may_be_made_longer_and_tell_other_things(tmp_path, capsys):
 
 def test_a_run_from_before_objectives_and_probes_is_gone_on_with(tmp_path):
     config = paper_mulo_m.get_config("smoke").to_dict()
-    added = ("objective", "normalize_grads", "probes")
+    added = ("objective", "normalize_grads", "task_clip_norm", "probes")
     workdir.claim(tmp_path, {k: v for k, v in config.items() if k not in added})
     workdir.claim(tmp_path, config)
     config["objective"]["weights"] = "late"
@@ -245,6 +245,11 @@ def test_a_stop_asked_for_is_not_forgotten_for_a_save():
         ({"tasks": ("mlp-w4-d1-digits",) * 2}, "tasks must be distinct"),
         ({"batch_examples": (4, 8)}, "got 2 for 1 tasks"),
         ({"batch_examples": 4.0}, r"an integer, or one per task, got 4\.0"),
+        ({"task_clip_norm": -1.0}, r"task_clip_norm must be finite and > 0.* got -1"),
+        (
+            {"pes": {**small_config()["pes"], "num_pairs": (2, 2)}},
+            r"pes\.num_pairs must be one integer or one per task, got 2 for 1",
+        ),
     ],
 )
 def test_values_that_would_train_nothing_are_refused(change, message):

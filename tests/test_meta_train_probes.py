@@ -28,7 +28,8 @@ def config(**changes):
     c.pes.update(num_pairs=2, trunc_steps=2, min_length_steps=2, max_length_steps=6)
     c.objective.update(weights="late", transform="log", data="valid")
     c.meta_optimizer.update(peak_lr=1.0, end_lr=1.0)
-    c.normalize_grads = True
+    c.pes.update(num_pairs=(2, 4), max_length_steps=(6, 4))
+    c.normalize_grads, c.task_clip_norm = True, 0.5
     c.probes.update(tasks=(TASK,), batch_examples=4, steps=30, every_steps=2)
     return setup.resolve(c.to_dict() | changes)
 
@@ -166,7 +167,7 @@ def test_a_run_made_longer_ends_like_one_that_was_meant_to(
     assert_same_end(trainer, tmp_path, whole)
 
 
-def test_gradients_are_divided_by_the_running_rms_of_their_norms(trainer):
+def test_gradients_are_divided_by_the_rms_of_their_norms_then_clipped(trainer):
     state = trainer.init()
     np.testing.assert_array_equal(state.grad_square, np.zeros(2))
     square, norms = np.zeros(2), []
@@ -186,13 +187,20 @@ def test_gradients_are_divided_by_the_running_rms_of_their_norms(trainer):
         norms = np.asarray([float(optax.tree.norm(grad)) for grad in grads])
         square = 0.99 * square + 0.01 * norms**2
         rms = np.sqrt(square / (1 - 0.99**t))
-        mean = jax.tree.map(lambda a, b, r=rms: (a / r[0] + b / r[1]) / 2, *grads)
+        scale = np.minimum(1 / rms, 0.5 / norms)
+        mean = jax.tree.map(lambda a, b, s=scale: (a * s[0] + b * s[1]) / 2, *grads)
         state, metrics = trainer.step(state)
         want = float(optax.tree.norm(mean))
         assert float(metrics["grad_norm"]) == pytest.approx(want, rel=1e-3)
         for name, norm in zip((f"{TASK}@b4", f"{TASK}@b8"), norms, strict=True):
             assert float(metrics[f"{name}/grad_norm"]) == pytest.approx(norm, rel=1e-3)
     np.testing.assert_allclose(state.grad_square, square, rtol=1e-3)
+
+
+def test_pairs_and_longest_runs_may_differ_by_task(trainer):
+    assert [e.config.num_pairs for e in trainer.estimators] == [2, 4]
+    assert [e.config.max_length_steps for e in trainer.estimators] == [6, 4]
+    assert trainer.inner_steps == 2 * (2 + 4) * 2
 
 
 def test_a_gradient_of_zeros_stays_when_it_is_normalized():

@@ -20,7 +20,7 @@ CELLS = (
     # Wider.
     "mlp-w96-d3-cifar10:8x8:gray@1000",
     "mlp-w256-d3-cifar10:8x8:gray@1000",
-    "mlp-w512-d3-cifar10:8x8:gray@500",
+    "mlp-w512-d3-cifar10:8x8:gray@300",
     "mlp-w64-d3-cifar10:16x16@1000",
     "mlp-w128-d3-fashion_mnist@1000",
     # Deeper.
