@@ -47,6 +47,7 @@ def meta_training() -> ml_collections.ConfigDict:
         rule=rules.section(),  # Another: --config.rule.name=velo.
         rule_defaults=dict(  # Where not an architecture's own; rule goes first.
             small_fc=dict(hidden_size=32, step_mult=0.01, base_width=1.0),
+            annealed_fc=dict(hidden_size=32, step_mult=0.01, base_width=1.0),
         ),
         pes=dict(
             sigma=0.01,  # units of theta
