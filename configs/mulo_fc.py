@@ -24,9 +24,9 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
         sigma=0.03, min_length_steps=100, max_length_steps=2_000, noise="reused"
     )
     c.meta_optimizer.update(
-        peak_lr=3e-3, end_lr=1e-4, warmup_steps=100, decay_steps=3_000, weight_decay=0.0
+        peak_lr=3e-3, end_lr=1e-4, warmup_steps=100, decay_steps=2_000, weight_decay=0.0
     )
-    c.run.update(meta_steps=3_000, log_steps=20, checkpoint_steps=200)
+    c.run.update(meta_steps=2_000, log_steps=20, checkpoint_steps=200)
     if variant == "smoke":
         c.tasks, c.batch_examples = ("mlp-w8-d2-digits",), 16
         base.smoke(c)

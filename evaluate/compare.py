@@ -1,7 +1,7 @@
 """Compares two finished sweeps: ``python -m evaluate.compare A B``.
 
     python -m evaluate.compare runs/width_old runs/width
-    python -m evaluate.compare runs/old runs/new --line=mulo-cifar8 --other=my-theta
+    python -m evaluate.compare runs/old runs/new --line=mulo-m --other=my-theta
 
 A and B are workdirs (or their summary.json). Every line that both have is compared on
 the settings that both have, seed by seed, by the rules of the report; with ``--line``

@@ -221,7 +221,7 @@ def test_the_command_writes_plots_and_numbers_and_prints_a_table(tmp_path):
         (None, None, "theta is missing: give --theta=WHERE, or --theta=random"),
         ("random", "adam", "optimizer must be a learned one, learned_adam,.*'adam'"),
         ("random", "velos", "did you mean 'velo'"),
-        ("mulo-cifar8", "velo", "of another rule than velo: it is for small_fc"),
+        ("mulo-s", "velo", "of another rule than velo: it is for learned_muon"),
         ("no-such-theta", "velo", "No theta called 'no-such-theta'"),
     ],
 )

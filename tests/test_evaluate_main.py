@@ -55,7 +55,7 @@ def test_the_smoke_suite_of_widths_runs_to_the_report(tmp_path):
     assert lines[0].startswith("not run: celo: weights missing, get them with python")
     assert lines[-1] == f"report: {tmp_path / 'report.html'}"
     page = (tmp_path / "report.html").read_text()
-    assert "mulo-cifar8" in page
+    assert "mulo-s" in page
     text = (tmp_path / "results.csv").read_text()
     rows = list(csv.DictReader(text.splitlines()))
     assert list(rows[0]) == [name for name, _, _ in tables.SCHEMA]
@@ -63,9 +63,9 @@ def test_the_smoke_suite_of_widths_runs_to_the_report(tmp_path):
     table = polars.read_parquet(tmp_path / "results.parquet")
     assert table.equals(polars.read_csv(tmp_path / "results.csv", schema=schema))
     values = json.loads((tmp_path / "summary.json").read_text())
-    assert values["subjects"] == ["mulo-cifar8"]
+    assert values["subjects"] == ["mulo-s"]
     assert {s["width"] for s in values["settings"]} == {8, 16}
-    keys = {"mulo-cifar8", "adamw (per cell)", "adamw (transferred)", "null_muon"}
+    keys = {"mulo-s", "adamw (per cell)", "adamw (transferred)", "null_muon"}
     assert set(values["keys"]) == keys
     assert len(values["entries"]) == 8
     # Nothing of what is not swept.

@@ -86,10 +86,10 @@ def suite(variant: str) -> ml_collections.ConfigDict:
     c = sweep()
     c.optimizers = (*LEARNED, *BASELINES, *NULL_MODELS)
     c.optional = OPTIONAL
-    c.thetas = ("mulo-cifar8", "mulo-cifar8-long")
+    c.thetas = ("mulo-m", "mulo-s")
     if variant == "smoke":
         c.optimizers = ("mulo", "celo", "adamw", "null_muon", "theta_init")
-        c.thetas = ("mulo-cifar8",)
+        c.thetas = ("mulo-s",)
         c.horizons = (20,)
         c.num_seeds = 2
         c.batch_examples = 16

@@ -47,7 +47,7 @@ def get_config(variant: str = "cpu") -> ml_collections.ConfigDict:
     elif variant == "cpu":
         c.widths = (64, 128, 256, 512, 1024)
         c.optimizers = ("mulo", "small_fc", "mu_adam", "adam")
-        c.thetas = ("mulo-cifar8",)
+        c.thetas = ("mulo-s",)
     elif variant == "gpu":
         c.widths = (64, 128, 256, 512, 1024, 2048, 4096)
     elif variant == "paper":
