@@ -23,7 +23,6 @@ import numpy as np
 from absl import flags
 
 from evaluate import (
-    command,
     comparisons,
     files,
     hints,
@@ -32,6 +31,7 @@ from evaluate import (
     summary,
     tables,
 )
+from tasks import command
 
 _LINE = flags.DEFINE_string("line", None, "Only this line of A.")
 _OTHER = flags.DEFINE_string("other", None, "And this one of B; default: the same.")

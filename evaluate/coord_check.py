@@ -13,13 +13,13 @@ from absl import flags
 
 import mulo
 from evaluate import (
-    command,
     coord_report,
     coordinates,
     files,
     optimizers,
     random_thetas,
 )
+from tasks import command
 
 _TASK = flags.DEFINE_string("task", "mlp-d3-digits", "Without width or depth.")
 _OPTIMIZER = flags.DEFINE_string("optimizer", "mulo", "As in evaluate/optimizers.py.")

@@ -15,7 +15,8 @@ import pathlib
 
 from absl import flags
 
-from evaluate import command, files, inspection, inspection_report, optimizers, style
+from evaluate import files, inspection, inspection_report, optimizers, style
+from tasks import command
 
 _THETA = flags.DEFINE_string("theta", None, "Name, path or hf://…; or random.")
 _OPTIMIZER = flags.DEFINE_string(

@@ -29,7 +29,6 @@ from absl import flags
 import tasks
 from evaluate import (
     axes,
-    command,
     contenders,
     coord_report,
     engine,
@@ -40,6 +39,7 @@ from evaluate import (
     style,
     tables,
 )
+from tasks import command
 
 _TASK = flags.DEFINE_string("task", "mlp-d3-digits", "μP template without a width.")
 _OPTIMIZER = flags.DEFINE_string("optimizer", "mu_adam", "One with a rate to tune.")

@@ -1,14 +1,19 @@
-"""Meta-train: ``python -m meta_train --config=configs/x.py --workdir=runs/x``."""
+"""Meta-train: ``python -m meta_train --config=configs/x.py --workdir=runs/x``.
+
+The same command goes on with a run that was stopped. Exit status 0: done; 1: the run
+left the finite numbers; 2: bad input; 130: stopped by a signal, everything saved.
+"""
 
 import os
 import pathlib
 import sys
 
 import jax
-from absl import app, flags, logging
+from absl import flags
 from ml_collections import config_flags
 
 from meta_train import loop, reporting, setup, workdir
+from tasks import command
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -25,41 +30,37 @@ def _num_cores() -> int:
     return os.cpu_count() or 1
 
 
-def main(argv) -> None:
-    """Run, or go on with the run in --workdir."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown arguments {argv[1:]}.")
-    logging.set_verbosity(logging.WARNING)
+def main() -> int:
+    """Run, or go on with the run in --workdir; return the exit status."""
     # One virtual device per core we may use: particles are shared out as on a cluster.
     jax.config.update("jax_num_cpu_devices", _num_cores())
     config = _CONFIG.value.to_dict()
     if not _WORKDIR.value:
-        sys.exit("error: --workdir must name a directory, got nothing.")
+        raise ValueError("--workdir must name a directory, got nothing.")
     directory = pathlib.Path(_WORKDIR.value)
+    run_config = setup.run_config(config)
+    config = setup.resolve(config)
+    trainer = setup.build(config)
+    workdir.claim(directory, config)
+    writers: list[reporting.Writer] = []
+    if config["report"]["tensorboard"]:
+        writers.append(reporting.TensorBoard(directory))
+    if config["report"]["wandb"]:
+        writers.append(reporting.WandB(directory, config))
     try:
-        run_config = setup.run_config(config)
-        config = setup.resolve(config)
-        trainer = setup.build(config)
-        workdir.claim(directory, config)
-        writers: list[reporting.Writer] = []
-        if config["report"]["tensorboard"]:
-            writers.append(reporting.TensorBoard(directory))
-        if config["report"]["wandb"]:
-            writers.append(reporting.WandB(directory, config))
         theta = loop.run(
             trainer, run_config, directory, card=setup.card(config), writers=writers
         )
-    except (ValueError, FloatingPointError, OSError, ImportError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        print("interrupted; the last checkpoint stands.", file=sys.stderr)
-        sys.exit(130)
+    except FloatingPointError as error:
+        print(f"meta_train: {error}", file=sys.stderr)
+        return 1
     except loop.Interrupted as stop:
         print(stop, file=sys.stderr)
-        sys.exit(130)
+        return 130
     print(f"theta: {theta}")
+    return 0
 
 
 if __name__ == "__main__":
     flags.mark_flags_as_required(["config", "workdir"])
-    app.run(main)
+    command.run("meta_train", main, "; the last checkpoint stands")

@@ -38,8 +38,9 @@ def builder(source: str, folder: pathlib.Path, modality: data_names.Modality) ->
     """
     embedded = data_names.EMBEDDED[modality]
     near = [name.split(":")[0] for name in embedded]
-    # TensorFlow reports its CPU kernels on stderr otherwise.
+    # TensorFlow reports its CPU kernels on stderr otherwise; decoding needs none.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     try:
         import tensorflow as tf  # Only here: both take seconds to import,
         import tensorflow_datasets as tfds  # and belong to the extra `data`.

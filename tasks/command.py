@@ -1,4 +1,4 @@
-"""What every command of this folder does alike: bad input, Ctrl-C, exit statuses.
+"""What every command of mulo does alike: bad input, Ctrl-C, exit statuses.
 
 Exit status 2: bad input, said on standard error; 130: stopped by Ctrl-C.
 """
@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
 
-from evaluate import hints
+from tasks import data_names
 
 
 def run(name: str, main: Callable[[], int], stopped: str = "") -> None:
@@ -64,8 +64,9 @@ def _check_config(argv: Sequence[str]) -> None:
             if path.is_file():
                 continue
             known = sorted(p.stem for p in path.parent.glob("*.py") if p.stem != "base")
+            hint = data_names.nearest(path.stem, known)
             raise ValueError(
-                f"there is no configuration {path}{hints.nearest(path.stem, known)} "
+                f"there is no configuration {path}.{hint} "
                 f"In {path.parent}: {', '.join(known) or 'nothing'}."
             )
 
