@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from mulo import _numbers as numbers
@@ -14,7 +15,7 @@ from mulo import mup as mup_lib
 from mulo._mu_adam import WeightDecayRule, check_weight_decay
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Pretrained:
     """A theta that was loaded, with the architecture it belongs to.
 
@@ -27,6 +28,30 @@ class Pretrained:
     rule: Any
     theta: Any
     card: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        """Five lines: the rule, theta's size, where it is from and how it is used."""
+        fields = dataclasses.fields(self.rule)
+        changed = [f for f in fields if getattr(self.rule, f.name) != f.default]
+        settings = ", ".join(f"{f.name}={getattr(self.rule, f.name)!r}" for f in changed)
+        size = sum(jnp.size(leaf) for leaf in jax.tree.leaves(self.theta))
+        run = self.card.get("meta_training", {})
+        told = [
+            ", ".join(run.get("tasks", ())) or "unknown tasks",
+            f"{self.card.get('meta_step', 'unknown')} meta-steps",
+        ]
+        takes = inspect.signature(self.rule.transform).parameters
+        use = ["mup=mup.infer(narrow, params)"]
+        use += ["num_steps=…"] if "num_steps" in takes else []
+        return "\n".join(
+            (
+                f"Pretrained {type(self.rule).__name__}({settings})",
+                f"  theta: {size:,} meta-parameters",
+                f"  parametrization: {self.card.get('parametrization', 'unknown')}",
+                f"  meta-trained: {'; '.join(told)}",
+                f"  use: .transform({', '.join(use)})",
+            )
+        )
 
     def transform(
         self,

@@ -171,3 +171,26 @@ def test_a_constant_rate_can_be_asked_for_where_there_is_a_schedule():
     other = mulo.Pretrained(adam, adam.init(jax.random.key(0)), {})
     with pytest.raises(ValueError, match="LearnedAdam has no schedule to leave out"):
         other.transform(schedule=None)
+
+
+def test_repr_tells_what_it_is_in_five_lines():
+    rule = mulo.LearnedMuon(schedule_units=3)
+    theta = rule.init(jax.random.key(0))
+    card = {
+        "parametrization": "mup",
+        "meta_step": 7,
+        "meta_training": {"tasks": ["mlp-w8-d2-digits", "mlpae-w8-d3-digits"]},
+    }
+    assert repr(mulo.Pretrained(rule, theta, card)).splitlines() == [
+        "Pretrained LearnedMuon(schedule_units=3)",
+        "  theta: 73 meta-parameters",  # 4 · 4 + 4 + 4, 10 · 3 + 3, 3 · 4 + 4.
+        "  parametrization: mup",
+        "  meta-trained: mlp-w8-d2-digits, mlpae-w8-d3-digits; 7 meta-steps",
+        "  use: .transform(mup=mup.infer(narrow, params), num_steps=…)",
+    ]
+    lines = repr(mulo.Pretrained(Descent(), 2.0, {})).splitlines()
+    assert lines[0] == "Pretrained Descent()"
+    assert lines[2:4] == [
+        "  parametrization: unknown",
+        "  meta-trained: unknown tasks; unknown meta-steps",
+    ]
