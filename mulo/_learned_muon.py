@@ -1,7 +1,7 @@
 """LearnedMuon: what Muon under μP lacks, learned; theta = 0 is the nominal rule.
 
-Hidden matrices are orthogonalized, all other arrays make an Adam-like step, and the
-rate of both is annealed linearly in progress x = t/T, the share of the run that is
+Hidden and input matrices are orthogonalized, the output's and all other arrays make an
+Adam-like step, and the rate of both is annealed linearly in progress x = t/T, the share of the run that is
 done. On top of that theta holds, for each role (input, hidden, output, vector),
 
 * how momenta of several decays are mixed into one direction d,
@@ -75,39 +75,43 @@ class LearnedMuon:
         against the gradient, at zero offset; 1 for cautious optimizers' mask.
       initial_momentum_decays: Decay rates of the momenta per step, fixed.
       initial_rms_decay: Decay rate of the second moment per step, fixed.
-      initial_hidden_mix: Weight of the gradient and of each momentum in the direction
-        of hidden matrices, at zero offset.
+      initial_matrix_mix: Weight of the gradient and of each momentum in the direction
+        of hidden and input arrays, at zero offset.
       initial_mix: The same for the other roles.
       warmup_frac: Share of the run with a linear warm-up.
       final_frac: Rate at the end of the linear decay, as a share of its peak.
       schedule_units: Hidden units of the schedule's network.
       mlp_units: Units of both hidden layers of the per-parameter MLP; 0 for none.
       ns_steps: Newton-Schulz iterations.
+      max_input_dim: Input matrices with a longer side, such as the embeddings of a
+        large vocabulary, make an Adam-like step: orthogonalizing them would cost more
+        than the rest of the network.
       base_width: Width at which a hidden matrix gets the plain step under μP.
     """
 
     step_size: float = 0.03
-    role_factors: tuple[float, ...] = (0.5, 1.0, 2.0, 0.7)
-    initial_exponents: tuple[float, ...] = (0.5, 1.0, 0.5, 0.5)
+    role_factors: tuple[float, ...] = (0.7, 1.0, 2.0, 0.7)
+    initial_exponents: tuple[float, ...] = (1.0, 1.0, 0.5, 0.5)
     initial_cautions: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
     initial_momentum_decays: tuple[float, ...] = (0.8, 0.95, 0.99)
     initial_rms_decay: float = 0.99
-    initial_hidden_mix: tuple[float, ...] = (0.05, 0.0, 0.95, 0.0)
+    initial_matrix_mix: tuple[float, ...] = (0.05, 0.0, 0.95, 0.0)
     initial_mix: tuple[float, ...] = (0.0, 0.7, 0.3, 0.0)
     warmup_frac: float = 0.02
     final_frac: float = 0.01
     schedule_units: int = 8
     mlp_units: int = 0
     ns_steps: int = 5
+    max_input_dim: int = 10_000
     base_width: float = 1.0
 
-    FEATURE_VERSION: ClassVar[int] = 1  # Changes when a theta would act differently.
+    FEATURE_VERSION: ClassVar[int] = 2  # Changes when a theta would act differently.
     mup_rule: ClassVar[str] = kinds_lib.MUP_RULE
 
     def __post_init__(self):
         """Check every field."""
         inputs.check_positive(self, ("step_size", "base_width", "final_frac"))
-        inputs.check_sizes(self, ("schedule_units", "ns_steps"))
+        inputs.check_sizes(self, ("schedule_units", "ns_steps", "max_input_dim"))
         inputs.check_decays(self, ("initial_momentum_decays",))
         inputs.check_single_decays(self, ("initial_rms_decay", "warmup_frac"))
         if type(self.mlp_units) is not int or self.mlp_units != 0:
@@ -117,7 +121,7 @@ class LearnedMuon:
             ("role_factors", len(ROLES), "one for each of " + ", ".join(ROLES)),
             ("initial_exponents", len(ROLES), "one for each of " + ", ".join(ROLES)),
             ("initial_cautions", len(ROLES), "one for each of " + ", ".join(ROLES)),
-            ("initial_hidden_mix", momenta, "one for the gradient and each momentum"),
+            ("initial_matrix_mix", momenta, "one for the gradient and each momentum"),
             ("initial_mix", momenta, "one for the gradient and each momentum"),
         ):
             values = getattr(self, name)
@@ -211,7 +215,7 @@ class LearnedMuon:
 
         def init_fn(params):
             inputs.check_floating("LearnedMuon", params)
-            kinds_lib.kinds(params, mup, self.base_width)
+            kinds_lib.kinds(params, mup, self.base_width, self.max_input_dim)
 
             def zeros():
                 return jax.tree.map(
@@ -240,7 +244,7 @@ class LearnedMuon:
                 for i, rms in enumerate(treedef.flatten_up_to(state.rms))
             ]
             kinds = treedef.flatten_up_to(
-                kinds_lib.kinds(updates, mup, self.base_width)
+                kinds_lib.kinds(updates, mup, self.base_width, self.max_input_dim)
             )
             positions = inputs.live(grads)
             corrections = _corrections(self, t)
@@ -295,7 +299,8 @@ class LearnedMuon:
         keep = self.initial_rms_decay
         rms = keep * rms + (1.0 - keep) * jnp.square(grad)
         role = kind.role
-        base = self.initial_hidden_mix if role == kinds_lib.HIDDEN else self.initial_mix
+        matrix = role in (kinds_lib.HIDDEN, kinds_lib.INPUT)
+        base = self.initial_matrix_mix if matrix else self.initial_mix
         averages = (
             grad,
             *(m * c for m, c in zip(momenta, corrections.momenta, strict=True)),
@@ -311,12 +316,12 @@ class LearnedMuon:
             correction = _mlp(theta["mlp"], averages, rms, scale, param, a)
             a = a + correction
             d = d + _rms(d, _TINY) * correction
-        if role == kinds_lib.HIDDEN:
-            matrix = newton_schulz.orthogonalize(
+        if kind.view:
+            step = newton_schulz.orthogonalize(
                 d.reshape(kind.view), steps=self.ns_steps, eps=_FLOOR
             )
             unit = math.sqrt(max(kind.view[-2:]))
-            step = matrix.reshape(d.shape) * (unit * signal ** (1.0 - gamma))
+            step = step.reshape(d.shape) * (unit * signal ** (1.0 - gamma))
         else:
             step = a * signal**-gamma
         # What points against the latest gradient counts less, the rest a little more.

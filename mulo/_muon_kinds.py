@@ -10,6 +10,7 @@ from mulo import mup as mup_lib
 
 ROLES = ("input", "hidden", "output", "vector")
 HIDDEN = ROLES.index("hidden")
+INPUT = ROLES.index("input")
 MUP_RULE = "muon_rms"  # Of mulo.mup.update_multipliers.
 
 
@@ -17,18 +18,22 @@ class Kind(NamedTuple):
     """What a leaf is to the rule; leaves of one kind and shape step together."""
 
     role: int  # Index into `ROLES`.
-    view: tuple[int, ...]  # (…, A, B) of a hidden matrix or a stack of them.
+    view: tuple[int, ...]  # (…, A, B) of a matrix to orthogonalize, or a stack; or ().
     multiplier: float  # Of μP, on its step.
 
 
-def kinds(tree: Any, mup: Any, base_width: float) -> Any:
+def kinds(tree: Any, mup: Any, base_width: float, max_input_dim: int) -> Any:
     """The kind of every leaf; MaskedNodes stay.
+
+    Hidden and input matrices are to be orthogonalized. Kernels of convolutions count as
+    matrices with all axes but the last on one side.
 
     Args:
       tree: Parameters or updates.
       mup: Tree of :class:`mulo.mup.Scaling`; None to tell by shapes: arrays of two axes
         and more are hidden, with the last one as output side, the others vectors.
       base_width: Width at which a hidden matrix gets the plain step.
+      max_input_dim: Input matrices with a longer side are not to be orthogonalized.
 
     Raises:
       ValueError: If a leaf has no μP scaling; names it.
@@ -52,10 +57,17 @@ def kinds(tree: Any, mup: Any, base_width: float) -> Any:
             role = "hidden"
         else:
             role = "input"
-        sides = (scaling.fan_in, scaling.fan_out)
-        view = (scaling.copies, *sides) if scaling.copies > 1 else sides
-        if role == "hidden" and scaling.copies > 1 and shape[0] != scaling.copies:
-            view = shape  # Copies elsewhere than in front: the last two axes.
+        view: tuple[int, ...] = ()
+        if role == "hidden":
+            sides = (scaling.fan_in, scaling.fan_out)
+            view = (scaling.copies, *sides) if scaling.copies > 1 else sides
+            if scaling.copies > 1 and shape[0] != scaling.copies:
+                view = shape  # Copies elsewhere than in front: the last two axes.
+        elif role == "input":
+            lead = shape[:1] if scaling.copies > 1 else ()
+            sides = (math.prod(shape[len(lead) : -1]), shape[-1])
+            if max(sides) <= max_input_dim:
+                view = (*lead, *sides)
         return Kind(ROLES.index(role), view, float(multiplier))
 
     return jax.tree.map(kind, tree, scalings, multipliers)
