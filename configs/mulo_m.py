@@ -2,12 +2,11 @@
 
     python -m meta_train --config=configs/mulo_m.py --workdir=runs/mulo_m
 
-From the released mulo-s, goes on with
-MLPs on CIFAR-10 (8x8 gray, two widths, two depths; 16x16), Fashion-MNIST 14x14 and
-digits, an autoencoder and a small transformer on bytes, widths 16 to 128, batches of 8
-to 128, lengths of 100 to 5,000. Late losses count, as logarithms, so that solved tasks
-do too; noise is kept over whole runs; no task's gradient may drown the others'.
-docs/recipes.md says what each of these is worth.
+From the released mulo-s, goes on with MLPs on CIFAR-10 (8x8 gray, two widths, two
+depths; 16x16), Fashion-MNIST 14x14 and digits, an autoencoder and a small transformer
+on bytes, widths 16 to 128, batches of 8 to 128, lengths of 100 to 5,000. Late losses
+count, as logarithms, so that solved tasks do too; noise is kept over whole runs; no
+task's gradient may drown the others'. docs/recipes.md says what each of these is worth.
 
 Variants: ``full``, more than an hour on one core; ``smoke``: seconds, on digits.
 """
@@ -46,7 +45,7 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     )
     c.task_clip_norm = 0.5
     c.meta_optimizer.update(
-        peak_lr=4e-3, end_lr=1e-4, warmup_steps=20, decay_steps=1_800, weight_decay=0.0
+        peak_lr=4e-3, end_lr=1e-4, warmup_steps=20, decay_steps=1_000, weight_decay=0.0
     )
     # What is chosen by must be no cell that results are reported on.
     c.probes.update(
@@ -60,10 +59,10 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
         ),
         batch_examples=(128, 128, 64, 128, 8, 64),
         steps=(300, 3_000, 2_000, 500, 500, 600),
-        every_steps=100,
+        every_steps=200,
         num_seeds=2,
     )
-    c.run.update(meta_steps=1_800, log_steps=10, checkpoint_steps=50)
+    c.run.update(meta_steps=1_000, log_steps=10, checkpoint_steps=50)
     if variant == "smoke":
         c.tasks, c.batch_examples = ("mlp-w8-d2-digits",), 16
         base.smoke(c)

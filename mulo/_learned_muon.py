@@ -1,8 +1,9 @@
 """LearnedMuon: what Muon under μP lacks, learned; theta = 0 is the nominal rule.
 
 Hidden and input matrices are orthogonalized, the output's and all other arrays make an
-Adam-like step, and the rate of both is annealed linearly in progress x = t/T, the share of the run that is
-done. On top of that theta holds, for each role (input, hidden, output, vector),
+Adam-like step, and the rate of all is annealed linearly in progress x = t/T, the share
+of the run that is done. On top of that theta holds, for each role (input, hidden,
+output, vector),
 
 * how momenta of several decays are mixed into one direction d,
 * the exponent γ of the normalization: a step's length is ``s^(1-γ)``, where s is the

@@ -32,8 +32,9 @@ class Pretrained:
     def __repr__(self) -> str:
         """Five lines: the rule, theta's size, where it is from and how it is used."""
         fields = dataclasses.fields(self.rule)
-        changed = [f for f in fields if getattr(self.rule, f.name) != f.default]
-        settings = ", ".join(f"{f.name}={getattr(self.rule, f.name)!r}" for f in changed)
+        values = {f: getattr(self.rule, f.name) for f in fields}
+        changed = [f"{f.name}={v!r}" for f, v in values.items() if v != f.default]
+        settings = ", ".join(changed)
         size = sum(jnp.size(leaf) for leaf in jax.tree.leaves(self.theta))
         run = self.card.get("meta_training", {})
         told = [
