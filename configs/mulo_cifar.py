@@ -6,10 +6,10 @@
 Variants:
   ``cpu``: 8x8 gray, width 32, for two CPU cores: about 20 minutes. Below μAdam at
     the best constant rate after 1,000 steps at widths 32, 128 and 512; with a cosine
-    schedule nothing tells the two apart (docs/results.md). Released as mulo-cifar8.
+    schedule nothing tells the two apart (docs/results.md, as mulo-cifar8).
   ``cpu_long``: from ``runs/cifar/theta``, what ``cpu`` ends with, 1,500 further
     meta-steps with lengths up to 10,000, for longer horizons: about 6 minutes.
-    Released as mulo-cifar8-long.
+    In docs/results.md it is mulo-cifar8-long.
   ``full``: 32x32 colour, widths 128, 512 and 1,024, for a GPU. Not run here yet.
   ``smoke``: seconds.
 """

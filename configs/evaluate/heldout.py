@@ -4,11 +4,12 @@
 
 MLPs up to 16 times as wide and three times as deep as the base of meta-training, runs
 up to twenty times as long, autoencoders, convolutions, ViTs and transformers on text;
-batches of 16 to 128. The first cell is that of mulo-s's meta-training: rates found
-there are transferred to the rest.
+batches of 16 to 128. The first cell is that of mulo-s's meta-training. AdamW, SOAP and
+Celo2 are tuned in every cell; Muon has one rate, the best at the first cell.
 
 Variants: ``smoke`` seconds, on embedded data; ``cpu`` 26 cells, hours on two cores;
-``quick`` nine of them, less than half an hour.
+``quick`` nine of them. ``--config.lambdas_at=none`` leaves out the factors on learned
+steps, most of the time.
 """
 
 import ml_collections
@@ -70,10 +71,13 @@ def get_config(variant: str = "cpu") -> ml_collections.ConfigDict:
         "theta_init",
     )
     c.optional = ("celo2",)
-    c.published = False
-    c.lambdas = (0.5, 1.0, 2.0)
+    c.published = c.transfer = False
     c.lambdas_at = "all"
-    c.tuning_refinements = 2
+    # Around what is best at the base; Muon under μP has the base's best rate everywhere.
+    c.learning_rates.mu_muon = (0.06,)
+    c.learning_rates.mu_soap_blocked = (0.2, 0.4)
+    c.learning_rates.celo2 = (8e-4, 1.6e-3, 3.2e-3)
+    c.tuning_refinements = 1
     c.valid_points = 4
     c.batch_examples_of.conv = 32
     c.batch_examples_of.vit = 16
