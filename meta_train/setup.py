@@ -100,10 +100,11 @@ def _pes_configs(
         key: per_task(f"pes.{key}", section[key], names)
         for key in ("num_pairs", "max_length_steps")
     }
-    return [
-        pes.PESConfig(**{**section, **{key: v[i] for key, v in of_task.items()}})
-        for i in range(len(names))
-    ]
+    configs = []
+    for i in range(len(names)):
+        own: dict[str, Any] = {key: values[i] for key, values in of_task.items()}
+        configs.append(pes.PESConfig(**{**section, **own}))
+    return configs
 
 
 def _probes(config: Mapping[str, Any], rule: Any) -> probes.Probes | None:

@@ -73,7 +73,7 @@ def get_config(variant: str = "cpu") -> ml_collections.ConfigDict:
     c.optional = ("celo2",)
     c.published = c.transfer = False
     c.lambdas_at = "all"
-    # Around what is best at the base; Muon under μP has the base's best rate everywhere.
+    # Around the best at the base; for Muon under μP that one everywhere.
     c.learning_rates.mu_muon = (0.06,)
     c.learning_rates.mu_soap_blocked = (0.2, 0.4)
     c.learning_rates.celo2 = (8e-4, 1.6e-3, 3.2e-3)
