@@ -33,8 +33,10 @@ def test_a_released_theta_loads_by_name_with_its_provenance(name):
 
 @pytest.mark.parametrize("name", RELEASED)
 def test_a_released_theta_trains_a_network_it_has_never_seen(name):
-    task = tasks.get("mlp-w48-d2-digits", batch_size=64)
-    tx = mulo.load(name).transform(mup=task.scalings(), num_steps=150)
+    pretrained = mulo.load(name)
+    sp = pretrained.card["parametrization"] == "standard"
+    task = tasks.get(("sp-" if sp else "") + "mlp-w48-d2-digits", batch_size=64)
+    tx = pretrained.transform(mup=task.scalings(), num_steps=150)
     arrays = task.dataset.arrays("train")
     params = task.init(jax.random.key(0))
 
