@@ -127,7 +127,7 @@ def test_sigterm_saves_and_stops_and_the_run_goes_on(whole, tmp_path):
 def test_another_config_is_refused_and_the_keys_named(whole):
     before = (whole / "metrics.jsonl").read_bytes()
     code, _, err = finish(start(whole, "--config.pes.sigma=0.5"))
-    assert code == 1
+    assert code == 2
     assert "pes.sigma: 0.01 there, 0.5 here" in err
     assert "Traceback" not in err
     assert (whole / "metrics.jsonl").read_bytes() == before
@@ -153,7 +153,7 @@ def test_a_finished_run_started_again_changes_nothing(whole):
 def test_a_bad_value_is_an_error_that_leaves_no_run_behind(tmp_path, argument, message):
     workdir = tmp_path / "run"
     code, _, err = finish(start(workdir, argument))
-    assert code == 1
+    assert code == 2
     assert message in err
     assert "Traceback" not in err
     assert not workdir.exists()
