@@ -5,7 +5,7 @@
 MLPs up to 16 times as wide and three times as deep as the base of meta-training, runs
 up to twenty times as long, autoencoders, convolutions, ViTs and transformers on text;
 batches of 16 to 128. The first cell is that of mulo-s's meta-training. AdamW, SOAP and
-Celo2 are tuned in every cell; Muon has one rate, the best at the first cell.
+Celo2 are tuned in every cell; Muon's search begins with the best rate at the first.
 
 Variants: ``smoke`` seconds, on embedded data; ``cpu`` 26 cells, hours on two cores;
 ``quick`` nine of them. ``--config.lambdas_at=none`` leaves out the factors on learned
@@ -73,7 +73,7 @@ def get_config(variant: str = "cpu") -> ml_collections.ConfigDict:
     c.optional = ("celo2",)
     c.published = c.transfer = False
     c.lambdas_at = "all"
-    # Around the best at the base; for Muon under μP that one everywhere.
+    # Around the best at the base; for Muon under μP that one, and one refinement.
     c.learning_rates.mu_muon = (0.06,)
     c.learning_rates.mu_soap_blocked = (0.2, 0.4)
     c.learning_rates.celo2 = (8e-4, 1.6e-3, 3.2e-3)
