@@ -2,13 +2,16 @@
 
     python -m meta_train --config=configs/mulo_m.py --workdir=runs/mulo_m
 
-From the released mulo-s, goes on with MLPs on CIFAR-10 (8x8 gray, two widths, two
-depths; 16x16), Fashion-MNIST 14x14 and digits, an autoencoder and a small transformer
-on bytes, widths 16 to 128, batches of 8 to 128, lengths of 100 to 5,000. Late losses
-count, as logarithms, so that solved tasks do too; noise is kept over whole runs; no
-task's gradient may drown the others'. docs/recipes.md says what each of these is worth.
+MLPs on CIFAR-10 (8x8 gray, two widths, two depths; 16x16), Fashion-MNIST 14x14 and
+digits, an autoencoder and a small transformer on bytes, widths 16 to 128, batches of 8
+to 128, lengths of 100 to 5,000. Late losses count, as logarithms, so that solved tasks
+do too; noise is kept over whole runs; no task's gradient may drown the others'.
+docs/recipes.md says what each of these is worth.
 
-Variants: ``full``, 47 minutes on one core; ``smoke``: seconds, on digits.
+Variants: ``first``, 47 minutes on one core from the released mulo-s, made
+``checkpoints/candidates/mulo-m-first``; ``full`` goes on from there for two hours, at
+half of the meta-rate, with text as long as the MLPs and one more autoencoder;
+``smoke``: seconds, on digits.
 """
 
 import ml_collections
@@ -16,7 +19,7 @@ import ml_collections
 from configs import base
 
 # Task, batch, pairs, longest run in steps: cheap tasks get more of both.
-MIXTURE = (
+FIRST = (
     ("mlp-w32-d3-cifar10:8x8:gray", 128, 16, 5_000),
     ("mlp-w128-d3-cifar10:8x8:gray", 128, 4, 2_000),
     ("mlp-w32-d6-cifar10:8x8:gray", 128, 8, 3_000),
@@ -26,14 +29,20 @@ MIXTURE = (
     ("mlpae-w32-d3-fashion_mnist:14x14", 128, 8, 2_000),
     ("transformer-w32-d1-k8-s32-tiny_shakespeare", 8, 4, 2_000),
 )
+MIXTURE = (
+    *FIRST[:-1],
+    ("mlpae-w32-d3-digits", 64, 4, 3_000),
+    ("transformer-w32-d1-k8-s32-tiny_shakespeare", 8, 4, 5_000),
+)
 
 
 def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     """Return the config of a variant."""
     c = base.meta_training()
-    c.tasks, c.batch_examples, num_pairs, max_length_steps = zip(*MIXTURE, strict=True)
+    mixture = FIRST if variant == "first" else MIXTURE
+    c.tasks, c.batch_examples, num_pairs, max_length_steps = zip(*mixture, strict=True)
     c.rule.name = "learned_muon"
-    c.init_theta = "mulo-s"
+    c.init_theta = "checkpoints/candidates/mulo-m-first"
     c.objective.update(weights="late", transform="log", log_floor=0.001)
     c.pes.update(
         sigma=0.1,
@@ -45,7 +54,7 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     )
     c.task_clip_norm = 0.5
     c.meta_optimizer.update(
-        peak_lr=4e-3, end_lr=1e-4, warmup_steps=20, decay_steps=1_000, weight_decay=0.0
+        peak_lr=2e-3, end_lr=2e-5, warmup_steps=20, decay_steps=2_800, weight_decay=0.0
     )
     # What is chosen by must be no cell that results are reported on.
     c.probes.update(
@@ -62,8 +71,12 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
         every_steps=200,
         num_seeds=2,
     )
-    c.run.update(meta_steps=1_000, log_steps=10, checkpoint_steps=50)
-    if variant == "smoke":
+    c.run.update(meta_steps=2_800, log_steps=10, checkpoint_steps=50)
+    if variant == "first":
+        c.init_theta = "mulo-s"
+        c.meta_optimizer.update(peak_lr=4e-3, end_lr=1e-4, decay_steps=1_000)
+        c.run.meta_steps = 1_000
+    elif variant == "smoke":
         c.tasks, c.batch_examples = ("mlp-w8-d2-digits",), 16
         base.smoke(c)
         c.init_theta = ""
