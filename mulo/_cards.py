@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import json
 import math
+import reprlib
 import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -268,15 +269,20 @@ def plain(value: Any, name: str) -> Any:
     )
 
 
-def parse(text: bytes, where: str) -> dict[str, Any]:
+def parse(text: bytes | str, where: str) -> dict[str, Any]:
     """Read a JSON object; ValueError names the file."""
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{where} is not valid JSON: {error}.") from error
     if not isinstance(value, dict):
-        raise ValueError(f"{where} must hold a JSON object, got {value!r}.")
+        raise ValueError(f"{where} must hold a JSON object, got {shown(value)}.")
     return value
+
+
+def shown(value: Any) -> str:
+    """What a damaged file holds instead, cut short for a message."""
+    return reprlib.repr(value)
 
 
 def dump(card: Mapping[str, Any]) -> bytes:

@@ -109,6 +109,8 @@ def from_public(
     """
     theta = _plain_names(tree)
     for name, leaf in inputs.named_leaves(theta):
+        if np.asarray(leaf).dtype.kind not in "fiu":
+            raise ValueError(f"{where}: leaf {name!r} must hold numbers, got {leaf!r}.")
         if not np.size(leaf):
             raise ValueError(
                 f"{where}: leaf {name!r} has no entries, shape {np.shape(leaf)}; no "
@@ -162,7 +164,12 @@ def from_pylo_velo(
     parts += [("output_weights_", "output_bias_")]
     bank = {}
     for i, (weights, bias) in enumerate(parts):
-        bank[f"w{i}"] = np.swapaxes(take(mlp, weights), 1, 2)
+        if np.ndim(take(mlp, weights)) != 3:
+            raise ValueError(
+                f"{where}: tensor {weights!r} must have 3 axes, got shape "
+                f"{np.shape(mlp[weights])}."
+            )
+        bank[f"w{i}"] = np.swapaxes(mlp[weights], 1, 2)
         bank[f"b{i}"] = take(mlp, bias)
     first, start = bank.pop("w0"), 0
     for k, size in enumerate(velo_leaf.group_sizes(3)):
@@ -296,10 +303,10 @@ def _from_gin(known: Any, content: bytes, where: str) -> Any:
     for name, literal in _GIN_LINE.findall(text.replace("\\\n", " ")):
         try:
             value = ast.literal_eval(literal.partition("#")[0].strip())
-        except (ValueError, SyntaxError, TypeError) as error:
+        except (ValueError, SyntaxError, TypeError, RecursionError) as error:
             raise ValueError(
                 f"config.gin of {where}: HyperV2.{name} must be a plain value, got "
-                f"{literal!r}."
+                f"{literal[:100]!r}."
             ) from error
         if name in VeLO.__dataclass_fields__:
             settings[name] = tuple(value) if isinstance(value, list) else value

@@ -31,6 +31,7 @@ CARD_NAME = "card.json"
 
 _PICKLES = (".pickle", ".pkl", ".pt", ".pth", ".bin")
 _HUB_PREFIX = "hf://"
+_HEADER_ALIGNMENT = 8  # Bytes, of the data in a safetensors file.
 _PYLO_VELO = ("VeLO_RNN", "VeLO_MLP")
 
 
@@ -225,7 +226,7 @@ def _read_pair(model_path: Path, card_path: Path) -> tuple[bytes, dict[str, Any]
 
 
 def _load_alone(model: bytes, where: str) -> Pretrained:
-    metadata, data = _header(model, where)
+    metadata, data = _metadata(model, where)
     if "mulo_card" not in metadata:
         raise ValueError(
             f"{where} has no card: neither {CARD_NAME} nor config.json lies beside it "
@@ -236,7 +237,7 @@ def _load_alone(model: bytes, where: str) -> Pretrained:
             f"{where}: the weights do not have the sha256 stored with them; the file "
             "is corrupted. Copy or download it again."
         )
-    card = _cards.parse(metadata["mulo_card"].encode(), f"The card in {where}")
+    card = _cards.parse(metadata["mulo_card"], f"The card in {where}")
     card["sha256"] = hashlib.sha256(model).hexdigest()
     return _finish(read_tensors(model, where), card, f"The card in {where}")
 
@@ -292,23 +293,44 @@ def _finish(
 
 
 def _with_card(tensors: dict[str, np.ndarray], card: Mapping[str, Any]) -> bytes:
-    _, data = _header(safetensors.numpy.save(tensors), "theta")
+    header, data = _split(safetensors.numpy.save(tensors), "theta")
     metadata = {
         "mulo_card": json.dumps(card, ensure_ascii=False),
         "data_sha256": hashlib.sha256(data).hexdigest(),
     }
-    return safetensors.numpy.save(tensors, metadata=metadata)
+    # Written here, since the library puts metadata in another order in every process.
+    text = json.dumps({"__metadata__": metadata, **header}, separators=(",", ":"))
+    text += " " * (-len(text) % _HEADER_ALIGNMENT)
+    return len(text).to_bytes(8, "little") + text.encode() + data
 
 
-def _header(model: bytes, where: str) -> tuple[dict[str, str], bytes]:
-    """Split a safetensors file into its free-form metadata and its data."""
+def _metadata(model: bytes, where: str) -> tuple[dict[str, str], bytes]:
+    """Free-form metadata of a safetensors file, and its data."""
+    header, data = _split(model, where)
+    metadata = header.get("__metadata__", {})
+    if not isinstance(metadata, dict):
+        raise ValueError(
+            f"The header of {where} must hold an object of strings under "
+            f"'__metadata__', got {_cards.shown(metadata)}."
+        )
+    for key, value in metadata.items():
+        if not isinstance(value, str):
+            raise ValueError(
+                f"The header of {where} must hold a string under '__metadata__' "
+                f"{key!r}, got {_cards.shown(value)}."
+            )
+    return metadata, data
+
+
+def _split(model: bytes, where: str) -> tuple[dict[str, Any], bytes]:
+    """Split a safetensors file into its header and its data."""
     length = int.from_bytes(model[:8], "little")
     if len(model) < 8 + length:
         raise ValueError(
             f"{where} is not a whole safetensors file: it has {len(model)} bytes."
         )
     header = _cards.parse(model[8 : 8 + length], f"The header of {where}")
-    return header.get("__metadata__", {}), model[8 + length :]
+    return header, model[8 + length :]
 
 
 def read_tensors(model: bytes, where: str) -> dict[str, np.ndarray]:

@@ -227,6 +227,8 @@ def test_damaged_and_foreign_files_are_refused_by_name(tmp_path):
     refused(msgpack.packb({"a": msgpack.ExtType(5, b"")}), "extension type 5")
     refused(pack({"a": np.ones(3, ">f8")}), "known optimizer")
     refused(pack({"a": np.array(["x"])}), "dtype 'str")
+    text = {"nn": {"w0": "x", "b0": np.ones(4)}}
+    refused(pack(text), "params: leaf 'nn/w0' must hold numbers, got 'x'")
     empty = theta_of(RULES["small_fc"])
     empty["nn"]["b0"] = np.zeros(0, np.float32)
     refused(pack(empty), r"params: leaf 'nn/b0' has no entries, shape \(0,\)")

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors
 import safetensors.numpy
 from theta_parts import RULE, assert_same, theta_of
 
@@ -155,6 +156,65 @@ def test_the_safetensors_file_is_enough(saved, tmp_path):
         mulo.load(alone)
 
 
+def with_header(model, header):
+    """A safetensors file with the same data under another header."""
+    length = int.from_bytes(model[:8], "little")
+    text = (header if isinstance(header, str) else json.dumps(header)).encode()
+    return len(text).to_bytes(8, "little") + text + model[8 + length :]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda h: h | {"__metadata__": None}, "'__metadata__', got None"),
+        (
+            lambda h: h | {"__metadata__": "mulo_card"},
+            "'__metadata__', got 'mulo_card'",
+        ),
+        (lambda h: h | {"__metadata__": {"mulo_card": 5}}, "'mulo_card', got 5"),
+        (lambda h: h | {"__metadata__": {"mulo_card": "["}}, "not have the sha256"),
+        (lambda h: "[" * 100_000, "not valid JSON"),
+        (
+            lambda h: h | {"rms_decays": {"dtype": "F32"}},
+            "not a valid safetensors file",
+        ),
+    ],
+)
+def test_a_damaged_header_is_an_error_that_names_the_file(saved, damage, message):
+    model = (saved / "model.safetensors").read_bytes()
+    header = json.loads(model[8 : 8 + int.from_bytes(model[:8], "little")])
+    alone = saved / "alone.safetensors"
+    alone.write_bytes(with_header(model, damage(header)))
+    with pytest.raises(ValueError, match=message) as error:
+        mulo.load(alone)
+    assert str(alone) in str(error.value)
+
+
+def test_a_damaged_card_inside_the_weights_names_the_file(saved):
+    model = (saved / "model.safetensors").read_bytes()
+    header = json.loads(model[8 : 8 + int.from_bytes(model[:8], "little")])
+    alone = saved / "alone.safetensors"
+    for card in ("[" * 100_000, "\ud800"):
+        header["__metadata__"]["mulo_card"] = card
+        alone.write_bytes(with_header(model, header))
+        with pytest.raises(ValueError, match=r"alone\.safetensors"):
+            mulo.load(alone)
+
+
+def test_equal_thetas_and_cards_make_equal_bytes(saved, tmp_path):
+    model = (saved / "model.safetensors").read_bytes()
+    again = mulo.save(tmp_path / "again", RULE, theta_of(1))
+    assert (again / "model.safetensors").read_bytes() == model
+    # The library's own order of metadata differs from process to process.
+    length = int.from_bytes(model[:8], "little")
+    header = json.loads(model[8 : 8 + length])
+    assert next(iter(header)) == "__metadata__"
+    assert list(header["__metadata__"]) == ["mulo_card", "data_sha256"]
+    assert length % 8 == 0
+    with safetensors.safe_open(saved / "model.safetensors", "np") as file:
+        assert file.metadata() == header["__metadata__"]
+
+
 @pytest.mark.parametrize("cut", [0, 4, 200, -1])
 def test_truncated_weights_are_an_error_with_and_without_card(saved, cut):
     path = saved / "model.safetensors"
@@ -251,8 +311,9 @@ def test_bad_tensors_are_named(saved, change, message):
         mulo.load(saved)
 
 
-def test_a_card_that_is_not_json_is_an_error(saved):
-    (saved / "card.json").write_text('{"architecture": "Sma')
+@pytest.mark.parametrize("text", ['{"architecture": "Sma', "[" * 100_000])
+def test_a_card_that_is_not_json_is_an_error(saved, text):
+    (saved / "card.json").write_text(text)
     with pytest.raises(ValueError, match=r"card\.json is not valid JSON"):
         mulo.load(saved)
 
