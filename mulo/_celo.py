@@ -224,7 +224,9 @@ class CeloAdam:
         exp(.)``.
       momentum_decay: Adam's b1, fixed.
       rms_decay: Adam's b2, fixed.
-      epsilon: Added to the root of the second moment; 1e-10 is added inside it.
+      epsilon: Added to the root of the second moment; 1e-10 is added inside it, as
+        published: steps fade where gradients are below 1e-5, a thousand times earlier
+        than Adam's with the same epsilon.
       base_width: fan_in at which a hidden matrix gets the plain update under μP.
     """
 
@@ -295,7 +297,7 @@ class CeloAdam:
             rms = jax.tree.map(
                 lambda v, g: b2 * v + (1.0 - b2) * jnp.square(g), state.rms, grads
             )
-            time = (state.count + 1).astype(jnp.float32)
+            time = jnp.asarray(state.count, jnp.float32) + 1.0
             unbias_m, unbias_v = 1.0 / (1.0 - b1**time), 1.0 / (1.0 - b2**time)
             rate = self.step_mult * size
 

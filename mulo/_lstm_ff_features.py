@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from mulo import _lstm as lstm_lib
 
@@ -105,7 +106,7 @@ def update_loss(state: LossState, loss: jax.Array, decay: float) -> LossState:
     """Take in one loss; one whose square is not finite is left out."""
     mean = decay * state.mean + (1.0 - decay) * loss
     var = decay * state.var + (1.0 - decay) * jnp.square(mean - loss)
-    new = LossState(mean, var, state.count + 1)
+    new = LossState(mean, var, optax.safe_increment(state.count))
     usable = jnp.isfinite(jnp.square(loss))
     return jax.tree.map(lambda a, b: jnp.where(usable, a, b), new, state)
 

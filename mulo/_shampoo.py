@@ -77,8 +77,8 @@ def scale_by_shampoo(
       nesterov: Look one step of momentum ahead.
       average_momentum: Whether new directions enter the momentum times 1 - b1, so that
         it is an average; otherwise whole, and steps are up to 1/(1 - b1) times larger.
-      precondition_frequency: Steps between two computations of the roots. A leaf's
-        first gradient triggers one too.
+      precondition_frequency: Steps between two computations of the roots. A block's
+        first gradient that is not zero triggers one too.
       block_size: Cut axes larger than this into blocks with their own statistics; the
         last block may be smaller. None for whole axes.
       max_precondition_dim: Axes larger than this (after blocking) have no statistics.
@@ -157,17 +157,18 @@ def scale_by_shampoo(
         leaves, treedef = jax.tree.flatten(updates, is_leaf=rule_inputs.is_masked)
         layout = blocks.layout(leaves, options)
         blocks.check_state("Shampoo", layout, state.groups)
-        stacked, groups, first = {}, {}, [jnp.zeros(1, bool)]
+        stacked, groups, first = {}, {}, []
         for group in layout:
             old = state.groups[group.name]
             grads, finite = blocks.finite_only(group.stack(leaves))
             stacked[group.name] = grads, finite
-            first.append(finite & (old.seen == 0))
-            groups[group.name] = shampoo_state.observe(group, old, grads, finite, hyper)
+            new = shampoo_state.observe(group, old, grads, finite, hyper)
+            first += shampoo_state.woken(old, new)
+            groups[group.name] = new
         if any(any(group.tracked) for group in layout):
             due = state.count % precondition_frequency == 0
             groups = jax.lax.cond(
-                due | jnp.any(jnp.concatenate(first)),
+                due | jnp.any(jnp.stack(first)),
                 lambda groups: shampoo_state.find_roots(layout, groups, hyper),
                 lambda groups: groups,
                 groups,

@@ -55,10 +55,15 @@ def scale_by_soap(
 ) -> optax.GradientTransformationExtraArgs:
     """Rescale updates by Adam in the eigenbasis of Shampoo's preconditioner.
 
+    In float32 a rank-one gradient has no part in most rotated directions but rounding
+    noise; roots of second moments count as at least 16 times the dtype's resolution of
+    the largest one of their block, so that noise is not divided by noise.
+
     A leaf whose gradient is not finite (or whose squared norm overflows) is treated as
     if it had none: no update for it on that step, its state stays.
 
-    A leaf's first bases are eigenvectors of its first gradient's outer products. Where
+    A block's first bases are eigenvectors of the outer products of its first gradient
+    that is not zero: leaves behind a readout of zeros have none at first. Where
     eigenvalues are equal, as in the null space of a gradient of lower rank or of a
     matrix's longer side, any rotation of them is as good: which one it is depends on
     the platform's eigendecomposition, and so do the steps.
