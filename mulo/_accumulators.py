@@ -1,11 +1,15 @@
 """Accumulators of per-parameter rules: what they are and how an array is factored.
 
-SmallFC, ELO, Celo2, VeLO and Celo keep the same ones. Axis names: M momenta (as many
+SmallFC, ELO, Celo2, VeLO and Celo keep the same ones. A rule's state holds a tree like
+the parameters in every field, as optax's own states do, so that what maps over copies
+of the parameters in a state finds them; for a step, `by_leaf` puts the fields of one
+array together, and `by_field` takes them apart again. Axis names: M momenta (as many
 factored moments), K product of the unfactored axes, A and B the two factored axes in
 the array's own order.
 """
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -53,7 +57,7 @@ def fixed_decays(rule: Any) -> Decays:
 
 
 class LeafState(NamedTuple):
-    """Accumulators of one array, float32."""
+    """Accumulators of one array, float32; in a rule's state, a tree in every field."""
 
     momentum: jax.Array  # (M, *shape). Moving averages of the gradient.
     rms: jax.Array  # As the array. Moving average of the squared gradient.
@@ -61,6 +65,43 @@ class LeafState(NamedTuple):
     # (M, K, A) and (M, K, B). Otherwise both hold the elementwise average (M, size).
     along_a: jax.Array
     along_b: jax.Array
+
+
+def by_leaf(treedef: Any, fields: Any) -> list[Any]:
+    """A tuple of trees → for every leaf a tuple of its arrays.
+
+    Args:
+      treedef: Structure of the updates, masked leaves included.
+      fields: A named tuple of trees in that structure.
+
+    Returns:
+      Named tuples of the same type; where a leaf is masked, of MaskedNodes.
+    """
+    columns = (treedef.flatten_up_to(field) for field in fields)
+    return [type(fields)(*leaf) for leaf in zip(*columns, strict=True)]
+
+
+def by_field(treedef: Any, leaves: Sequence[Any], like: Any) -> Any:
+    """Undo `by_leaf`; ``like`` is what it was given, for trees without leaves."""
+    if not leaves:
+        return like
+    columns = zip(*leaves, strict=True)
+    return type(like)(*(treedef.unflatten(column) for column in columns))
+
+
+def init_tree(kind: Any, params: Any, init_leaf: Callable[[Any], Any]) -> Any:
+    """Accumulators of all leaves, a tree in every field.
+
+    Args:
+      kind: The named tuple that ``init_leaf`` returns for one array.
+      params: Parameters.
+      init_leaf: Accumulators of one array.
+    """
+    leaves, treedef = jax.tree.flatten(params)
+    if not leaves:
+        return kind(*(params for _ in kind._fields))
+    columns = zip(*map(init_leaf, leaves), strict=True)
+    return kind(*(treedef.unflatten(column) for column in columns))
 
 
 class Factoring(NamedTuple):

@@ -47,7 +47,7 @@ _OUTPUTS = 3  # Direction and two that are not used.
 class Celo2State(NamedTuple):
     """State of the learned part of :meth:`Celo2.transform`."""
 
-    leaves: Any  # As params: a `LeafState` of float32 accumulators per leaf.
+    leaves: Any  # A `LeafState` of trees as params, float32 accumulators.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -171,7 +171,7 @@ class Celo2:
           ValueError: If theta does not fit the architecture; at init and update, if a
             leaf is not of a real floating dtype or has no μP scaling (names it).
         """
-        self.check_theta(theta)
+        theta = inputs.take_theta(self, theta)
         rate = self.learning_rate if learning_rate is None else learning_rate
         numbers.check_learning_rate(rate)
         steps: list[optax.GradientTransformation] = [self._direction(theta, mup)]
@@ -213,7 +213,11 @@ class Celo2:
             inputs.check_floating("Celo2", params)
             num_momenta = len(self.initial_momentum_decays)
             return Celo2State(
-                jax.tree.map(lambda p: accumulators.init(p, num_momenta), params)
+                accumulators.init_tree(
+                    accumulators.LeafState,
+                    params,
+                    lambda p: accumulators.init(p, num_momenta),
+                )
             )
 
         def update_fn(updates, state, params=None):
@@ -225,7 +229,7 @@ class Celo2:
             inputs.check_floating("Celo2", updates)
             grads, treedef = jax.tree.flatten(updates, is_leaf=inputs.is_masked)
             values = treedef.flatten_up_to(params)
-            states = treedef.flatten_up_to(state.leaves)
+            states = accumulators.by_leaf(treedef, state.leaves)
             views = treedef.flatten_up_to(_views(updates, mup))
 
             def step(grad, param, leaf, view):
@@ -243,7 +247,8 @@ class Celo2:
                 grad if inputs.is_masked(grad) else out.astype(grad.dtype)
                 for grad, out in zip(grads, outs, strict=True)
             ]
-            return treedef.unflatten(outs), Celo2State(treedef.unflatten(new_states))
+            leaves = accumulators.by_field(treedef, new_states, state.leaves)
+            return treedef.unflatten(outs), Celo2State(leaves)
 
         return optax.GradientTransformation(init_fn, update_fn)
 
@@ -286,6 +291,8 @@ def _labels(mup, matrices):
         )
 
     def labels(params):
+        if inputs.is_placeholder(params):
+            return params
         if matrices is None:
             chosen = by_rank(params) if mup is None else by_role(params)
         else:

@@ -111,7 +111,7 @@ class LearnedAdam:
           ValueError: If theta does not fit; at init and update, if a leaf is not of a
             real floating dtype or has no μP scaling (names it).
         """
-        self.check_theta(theta)
+        theta = inputs.take_theta(self, theta)
 
         def init_fn(params):
             inputs.check_floating("LearnedAdam", params)

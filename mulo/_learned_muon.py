@@ -200,7 +200,7 @@ class LearnedMuon:
             schedule is unknown; at init and update, if a leaf is not of a real floating
             dtype or has no μP scaling (names it).
         """
-        self.check_theta(theta)
+        theta = inputs.take_theta(self, theta)
         if schedule not in ("progress", None):
             raise ValueError(f'schedule must be "progress" or None, got {schedule!r}.')
         horizon = None
@@ -216,7 +216,10 @@ class LearnedMuon:
 
         def init_fn(params):
             inputs.check_floating("LearnedMuon", params)
-            kinds_lib.kinds(params, mup, self.base_width, self.max_input_dim)
+            if not inputs.is_placeholder(params):
+                kinds_lib.kinds(
+                    params, mup, self.base_width, self.max_input_dim
+                )
 
             def zeros():
                 return jax.tree.map(
@@ -388,7 +391,7 @@ def _warn_of_end(count: Any, num_steps: Any) -> None:
     """Say once, where both can be looked at, that a run goes on beyond its end."""
     if num_steps is None or numbers.is_traced(count) or numbers.is_traced(num_steps):
         return
-    if int(count) == math.ceil(float(num_steps)) + 1:
+    if int(count) == math.ceil(min(num_steps, 2**31)) + 1:
         warnings.warn(
             f"LearnedMuon was made for num_steps={num_steps} and is asked for step "
             f"{int(count)}: the rate stays at its end value from here on. Give "

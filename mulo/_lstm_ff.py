@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from mulo import _accumulators as accumulators
 from mulo import _lstm as lstm_lib
 from mulo import _lstm_ff_features as features
 from mulo import _rule_inputs as inputs
@@ -34,7 +35,7 @@ class LSTMFFState(NamedTuple):
     """State of :meth:`LSTMFF.transform`; T counts leaves neither masked nor empty."""
 
     count: jax.typing.ArrayLike  # shape=(), int32. Updates so far, validation included.
-    leaves: Any  # As params: a `features.LeafState` of float32 accumulators per leaf.
+    leaves: Any  # A `features.LeafState` of trees as params, float32 accumulators.
     clip: features.ClipState  # Usual size of the gradients.
     train_loss: features.LossState
     valid_loss: features.LossState
@@ -169,7 +170,7 @@ class LSTMFF:
           ValueError: If theta does not fit the architecture.
         """
         del num_steps
-        self.check_theta(theta)
+        theta = inputs.take_theta(self, theta)
         multipliers = inputs.step_multipliers(mup, self.base_width)
         decays = jnp.asarray(self.decays, jnp.float32)
 
@@ -181,8 +182,10 @@ class LSTMFF:
             message = theta["initial_from_mlp"]
             return LSTMFFState(
                 count=jnp.zeros((), jnp.int32),
-                leaves=jax.tree.map(
-                    lambda p: features.init_leaf(p, len(self.decays)), params
+                leaves=accumulators.init_tree(
+                    features.LeafState,
+                    params,
+                    lambda p: features.init_leaf(p, len(self.decays)),
                 ),
                 clip=features.init_clip(),
                 train_loss=features.init_loss(),
@@ -220,7 +223,7 @@ class LSTMFF:
             )
             grads, treedef = jax.tree.flatten(updates, is_leaf=inputs.is_masked)
             values = treedef.flatten_up_to(params)
-            states = treedef.flatten_up_to(state.leaves)
+            states = accumulators.by_leaf(treedef, state.leaves)
             live = inputs.live(grads)
             new = state._replace(
                 count=optax.safe_increment(state.count), train_loss=train_loss
@@ -263,7 +266,7 @@ class LSTMFF:
                     out[i] = update.astype(jnp.result_type(grads[i]))
                     states[i] = jax.tree.map(lambda x, row=row: x[row], stack.states)
             return treedef.unflatten(out), new._replace(
-                leaves=treedef.unflatten(states),
+                leaves=accumulators.by_field(treedef, states, state.leaves),
                 clip=clip,
                 hidden=hidden[back],
                 cell=cell[back],

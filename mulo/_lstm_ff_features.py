@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from mulo import _lstm as lstm_lib
 
@@ -32,7 +33,7 @@ _PIECE = 65_536  # Parameters in the network at once: 30 MB of activations.
 
 
 class LeafState(NamedTuple):
-    """Accumulators of one array, float32."""
+    """Accumulators of one array, float32; in a rule's state, a tree in every field."""
 
     momentum: jax.Array  # (D, *shape). Moving averages of the gradient.
     rms: jax.Array  # (D, *shape). Moving averages of the squared gradient.
@@ -105,7 +106,7 @@ def update_loss(state: LossState, loss: jax.Array, decay: float) -> LossState:
     """Take in one loss; one whose square is not finite is left out."""
     mean = decay * state.mean + (1.0 - decay) * loss
     var = decay * state.var + (1.0 - decay) * jnp.square(mean - loss)
-    new = LossState(mean, var, state.count + 1)
+    new = LossState(mean, var, optax.safe_increment(state.count))
     usable = jnp.isfinite(jnp.square(loss))
     return jax.tree.map(lambda a, b: jnp.where(usable, a, b), new, state)
 
@@ -273,7 +274,7 @@ def run_mlp(
 
 def _run_one(params, exp_mult, shared, g, p, m, v, to_ff):
     """Step (N,) and mean of the last hidden layer (H,) of one tensor."""
-    size = g.shape[0]
+    size = float(g.shape[0])  # An integer may be beyond int32.
     planes = _planes(g, p, m, v)
     mean_square = jnp.stack([jnp.mean(jnp.square(x)) for x in planes])
     log_norm = jnp.log(jnp.linalg.norm(p) + 1e-8)
@@ -301,7 +302,7 @@ def _run_one(params, exp_mult, shared, g, p, m, v, to_ff):
         )
         return direction * jnp.exp(exp_mult * magnitude), jnp.sum(x, axis=1)
 
-    whole = size // _PIECE * _PIECE
+    whole = g.shape[0] // _PIECE * _PIECE
     if whole <= _PIECE:
         out, total = run(g, p, m, v)
         return out, total / size
@@ -311,7 +312,7 @@ def _run_one(params, exp_mult, shared, g, p, m, v, to_ff):
     )
     out, total = jax.lax.map(lambda piece: run(*piece), pieces)
     out, total = out.reshape(-1), jnp.sum(total, axis=0)
-    if whole < size:
+    if whole < g.shape[0]:
         rest, more = run(g[whole:], p[whole:], m[:, whole:], v[:, whole:])
         out, total = jnp.concatenate([out, rest]), total + more
     return out, total / size

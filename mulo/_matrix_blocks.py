@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.lax import Precision
 
 from mulo import _numbers as numbers
@@ -277,6 +278,19 @@ def finite_only(grads: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.where(per_leaf(finite, grads), grads, 0.0), finite
 
 
+def counted(seen: jax.Array, more: jax.Array) -> jax.Array:
+    """Add one where ``more`` is true, up to int32's largest."""
+    return jnp.where(more, optax.safe_increment(seen), seen)
+
+
+def norm(x: jax.Array) -> jax.Array:
+    """Of every leaf of (N, *dims), shape=(N, 1, …); squares do not underflow."""
+    axes = tuple(range(1, x.ndim))
+    largest = jnp.max(jnp.abs(x), axis=axes, keepdims=True)
+    unit = x / jnp.where(largest > 0, largest, 1.0)
+    return largest * jnp.sqrt(jnp.sum(unit**2, axis=axes, keepdims=True))
+
+
 def number(value: Any, dtype: Any) -> Any:
     """Leave a Python number as it is; give an array, maybe traced, this dtype."""
     return value if isinstance(value, int | float) else jnp.asarray(value, dtype)
@@ -285,6 +299,11 @@ def number(value: Any, dtype: Any) -> Any:
 def per_leaf(values: jax.Array, like: jax.Array) -> jax.Array:
     """Give (N,) as many axes as ``like`` (N, …) has."""
     return values.reshape(-1, *(1,) * (like.ndim - 1))
+
+
+def per_block(values: jax.Array, like: jax.Array) -> jax.Array:
+    """Give (N, B) as many axes as ``like`` (N, B, …) has."""
+    return values.reshape(*values.shape, *(1,) * (like.ndim - 2))
 
 
 def _counts(leaves):

@@ -142,6 +142,9 @@ def _root_by_newton(unit, p, ridge):
     # All eigenvalues of the start lie in (0, (1 + p) / 2]: the iteration converges.
     z = (1.0 + p) / (2.0 * jnp.sqrt(jnp.sum(damped**2, axis=(1, 2), keepdims=True)))
 
+    # Eigenvalues stay in (0, (1 + p) / 2], so no entry of M - I is larger than this.
+    bound = 1.2 * max(1.0, (p - 1.0) / 2.0)
+
     def residual(m):
         return jnp.abs(m - eye).max((1, 2))
 
@@ -155,9 +158,10 @@ def _root_by_newton(unit, p, ridge):
         new_m = _matmul(_integer_power(factor, p), m)
         new_h = _matmul(h, factor)
         new_error = residual(new_m)
-        # The error may rise a little on the way; near the end, rounding makes it rise.
-        allowed = jnp.where(error < 1e-2, 1.0, 1.2)
-        better = ~done & (new_error < allowed * error)
+        # On the way the error may rise, up to what the eigenvalues allow; near the end,
+        # rounding makes it rise.
+        allowed = jnp.where(error < 1e-2, error, bound)
+        better = ~done & (new_error < allowed)
         take = better[:, None, None]
         error = jnp.where(better, new_error, error)
         done = done | ~better | (error < _NEWTON_TOLERANCE)

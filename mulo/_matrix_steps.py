@@ -1,5 +1,6 @@
 """What follows a matrix preconditioner: μP multipliers and weight decay."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,19 +12,22 @@ import optax
 from mulo import _numbers as numbers
 from mulo import _rule_inputs as rule_inputs
 from mulo import mup as mup_lib
+from mulo._mu_adam import WeightDecay
 
-# Factor on a leaf's step from its μP scaling and shape.
-MultiplierOf = Callable[[mup_lib.Scaling, tuple[int, ...]], float]
+# Factor on a leaf's step from its μP scaling, its shape and the base width.
+MultiplierOf = Callable[[mup_lib.Scaling, tuple[int, ...], float], float]
 
 
 def scale_by_multipliers(
-    mup: Any, multiplier_of: MultiplierOf
+    mup: Any, multiplier_of: MultiplierOf, base_width: jax.typing.ArrayLike
 ) -> optax.GradientTransformationExtraArgs:
     """Multiply every leaf's update by a function of its μP scaling and shape.
 
     Args:
       mup: Tree of :class:`mulo.mup.Scaling`, or None: updates pass unchanged.
-      multiplier_of: The factor of one leaf.
+      multiplier_of: The factor of one leaf; a power of the base width.
+      base_width: The width at which factors are 1. May be traced, as it is inside
+        ``optax.inject_hyperparams``.
 
     Returns:
       A stateless transformation that keeps shape, dtype and MaskedNode leaves.
@@ -35,10 +39,12 @@ def scale_by_multipliers(
     if mup is None:
         return optax.with_extra_args_support(optax.identity())
 
+    factor_of = _at_width(multiplier_of, base_width)
+
     def scale(tree):
         aligned = mup_lib.align(mup, tree, scalings=mup)
         return jax.tree.map(
-            lambda u, s: (u * multiplier_of(s, tuple(np.shape(u)))).astype(
+            lambda u, s: (u * factor_of(s, tuple(np.shape(u)))).astype(
                 jnp.result_type(u)
             ),
             tree,
@@ -46,7 +52,8 @@ def scale_by_multipliers(
         )
 
     def init_fn(params):
-        mup_lib.align(mup, params, scalings=mup)
+        if not rule_inputs.is_placeholder(params):
+            mup_lib.align(mup, params, scalings=mup)
         return optax.EmptyState()
 
     def update_fn(updates, state, params=None, **extra_args):
@@ -54,6 +61,22 @@ def scale_by_multipliers(
         return scale(updates), state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _at_width(
+    multiplier_of: MultiplierOf, base_width: Any
+) -> Callable[[mup_lib.Scaling, tuple[int, ...]], Any]:
+    """The factor of a leaf at a base width that may be traced."""
+    if not numbers.is_traced(base_width):
+        width = float(base_width)
+        return lambda scaling, shape: multiplier_of(scaling, shape, width)
+
+    def factor(scaling, shape):
+        # A power of the base width, which two of them tell.
+        one, two = (multiplier_of(scaling, shape, width) for width in (1.0, 2.0))
+        return one if one == two else one * base_width ** math.log2(two / one)
+
+    return factor
 
 
 class DecayAfterStepState(NamedTuple):
@@ -64,10 +87,11 @@ class DecayAfterStepState(NamedTuple):
 
 def decay_after_step(
     learning_rate: optax.ScalarOrSchedule,
-    weight_decay: jax.typing.ArrayLike,
+    weight_decay: WeightDecay,
     *,
     mup: Any = None,
     multiplier_of: MultiplierOf | None = None,
+    base_width: jax.typing.ArrayLike = 1.0,
 ) -> optax.GradientTransformationExtraArgs:
     """Decay parameters that have made their step, not on the first, as SOAP's authors.
 
@@ -75,13 +99,17 @@ def decay_after_step(
 
     Args:
       learning_rate: Per step; float or schedule, the one the steps were scaled with.
-      weight_decay: Fraction removed per step and learning rate.
+      weight_decay: Fraction removed per step and learning rate; a number, a schedule or
+        None for none.
       mup: μP tree to multiply each leaf's decay by its factor; None for no factors.
       multiplier_of: The factor of one leaf.
+      base_width: The width at which factors are 1.
 
     Returns:
-      A transformation that needs ``params``.
+      A transformation that needs ``params`` unless there is no decay.
     """
+    none = _is_none(weight_decay)
+    factor_of = None if multiplier_of is None else _at_width(multiplier_of, base_width)
 
     def init_fn(params):
         del params
@@ -89,9 +117,13 @@ def decay_after_step(
 
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
+        count = state.count
+        after = DecayAfterStepState(optax.safe_increment(count))
+        if none:
+            return updates, after
         rule_inputs.require_params("Weight decay", params)
-        rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
-        rate = jnp.where(state.count == 0, 0.0, jnp.asarray(rate * weight_decay))
+        rate, share = (_at(count, x) for x in (learning_rate, weight_decay))
+        rate = jnp.where(count == 0, 0.0, jnp.asarray(rate * share))
 
         def decay(u, p, factor):
             dtype = jnp.promote_types(jnp.result_type(u), jnp.float32)
@@ -99,23 +131,52 @@ def decay_after_step(
             decayed = jnp.asarray(u, dtype) - factor * rate.astype(dtype) * moved
             return decayed.astype(jnp.result_type(u))
 
-        if mup is None or multiplier_of is None:
+        if mup is None or factor_of is None:
             factors = jax.tree.map(lambda _: 1.0, updates)
         else:
             factors = jax.tree.map(
-                lambda u, s: multiplier_of(s, tuple(np.shape(u))),
+                lambda u, s: factor_of(s, tuple(np.shape(u))),
                 updates,
                 mup_lib.align(mup, updates, scalings=mup),
             )
-        updates = jax.tree.map(decay, updates, params, factors)
-        return updates, DecayAfterStepState(optax.safe_increment(state.count))
+        return jax.tree.map(decay, updates, params, factors), after
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def nonzero(weight_decay: Any) -> bool:
-    """Whether there is something to decay; a traced number may be zero and counts."""
-    return not isinstance(weight_decay, int | float) or weight_decay != 0
+def _at(count: Any, value: Any) -> Any:
+    return value(count) if callable(value) else value
+
+
+def decayed_weights(
+    weight_decay: WeightDecay, mask: Any
+) -> optax.GradientTransformation:
+    """``optax.add_decayed_weights``, without reading ``params`` if there is no decay.
+
+    The state's structure is the same with and without.
+    """
+    share: Any = 0.0 if weight_decay is None else weight_decay
+    decay = optax.add_decayed_weights(share, mask)
+    if not _is_none(weight_decay):
+        return decay
+    return optax.GradientTransformation(
+        decay.init, lambda updates, state, params=None: (updates, state)
+    )
+
+
+def _is_none(weight_decay):
+    """Whether there is nothing to decay; a traced number may be zero and counts."""
+    zero = isinstance(weight_decay, int | float) and weight_decay == 0
+    return weight_decay is None or zero
+
+
+def check_known(name: str, value: Any, reason: str) -> None:
+    """Raise ValueError if a number is traced that must be known beforehand."""
+    if numbers.is_traced(value):
+        raise ValueError(
+            f"{name} must be known beforehand here, since {reason}; got {value!r}. "
+            "With optax.inject_hyperparams name it in static_args."
+        )
 
 
 def check_switches(**switches: Any) -> None:

@@ -13,9 +13,13 @@ import jax.numpy as jnp
 import optax
 
 from mulo import _numbers as numbers
+from mulo import _rule_inputs as rule_inputs
 from mulo import mup as mup_lib
+from mulo._wrappers import in_float32
 
 WeightDecayRule = Literal["independent", "coupled"]
+# A number, a function from the count of updates to one, or none.
+WeightDecay = optax.ScalarOrSchedule | None
 
 
 def scale_by_mup(
@@ -68,7 +72,8 @@ def scale_by_mup(
         )
 
     def init_fn(params):
-        mup_lib.align(multipliers, params, scalings=mup)
+        if not rule_inputs.is_placeholder(params):
+            mup_lib.align(multipliers, params, scalings=mup)
         return optax.EmptyState()
 
     def update_fn(updates, state, params=None, **extra_args):
@@ -119,7 +124,7 @@ def mu_adam(
         scale_by_mup(mup, base_width=base_width),
         optax.scale_by_learning_rate(learning_rate),
     )
-    return optax.with_extra_args_support(chain)
+    return in_float32(chain)
 
 
 def mu_adamw(
@@ -127,7 +132,7 @@ def mu_adamw(
     *,
     mup: Any,
     base_width: jax.typing.ArrayLike,
-    weight_decay: jax.Array | float = 1e-4,
+    weight_decay: WeightDecay = 1e-4,
     weight_decay_rule: WeightDecayRule = "independent",
     mask: Any = None,
     b1: jax.typing.ArrayLike = 0.9,
@@ -141,7 +146,8 @@ def mu_adamw(
       mup: As in :func:`mu_adam`; None is ``optax.adamw``. Multipliers are then 1, so
         that both rules of weight decay are the same.
       base_width: As in :func:`mu_adam`.
-      weight_decay: Fraction of a parameter removed per step and learning rate.
+      weight_decay: Fraction of a parameter removed per step and learning rate; a
+        number, a schedule or None for none.
       weight_decay_rule: ``"independent"``: every leaf loses ``learning_rate *
         weight_decay`` of itself per step, at any width. ``"coupled"``: that times the
         leaf's multiplier, as if AdamW ran with the leaf's own learning rate; the decay
@@ -160,6 +166,7 @@ def mu_adamw(
     """
     check_weight_decay(weight_decay_rule, weight_decay)
     numbers.check_scale(learning_rate, base_width)
+    weight_decay = 0.0 if weight_decay is None else weight_decay
     steps = [
         scale_by_mup(mup, base_width=base_width),
         optax.add_decayed_weights(weight_decay, mask),
@@ -171,13 +178,13 @@ def mu_adamw(
         *steps,
         optax.scale_by_learning_rate(learning_rate),
     )
-    return optax.with_extra_args_support(chain)
+    return in_float32(chain)
 
 
 def check_weight_decay(rule: str, weight_decay: Any) -> None:
     """Raise ValueError for an unknown rule or a decay that is negative or not finite.
 
-    None, schedules and traced values pass.
+    None (no decay), schedules and traced values pass.
     """
     free = weight_decay is None or callable(weight_decay)
     if not free and not numbers.is_traced(weight_decay):

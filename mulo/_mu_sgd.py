@@ -13,6 +13,7 @@ import optax
 
 from mulo import _mu_adam
 from mulo import _numbers as numbers
+from mulo._wrappers import in_float32
 
 
 def mu_sgd(
@@ -20,7 +21,7 @@ def mu_sgd(
     *,
     mup: Any,
     base_width: jax.typing.ArrayLike,
-    momentum: jax.typing.ArrayLike = 0.0,
+    momentum: jax.typing.ArrayLike | None = None,
     nesterov: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     """Stochastic gradient descent with μP multipliers.
@@ -32,7 +33,7 @@ def mu_sgd(
         standard parametrization, i.e. ``optax.sgd``; then base_width is checked and
         changes nothing.
       base_width: Fan at which every weight steps by the learning rate alone.
-      momentum: Decay per step of the sum of past gradients; 0 keeps no such sum.
+      momentum: Decay per step of the sum of past gradients; None keeps no such sum.
       nesterov: Whether momentum is Nesterov's.
 
     Returns:
@@ -42,11 +43,10 @@ def mu_sgd(
       ValueError: As :func:`mulo.mu_adam`.
     """
     numbers.check_scale(learning_rate, base_width)
-    none = isinstance(momentum, int | float) and momentum == 0
     decay: Any = momentum  # optax's annotation leaves out arrays, which it takes.
     chain = optax.chain(
-        optax.identity() if none else optax.trace(decay, nesterov),
+        optax.identity() if momentum is None else optax.trace(decay, nesterov),
         _mu_adam.scale_by_mup(mup, optimizer="sgd", base_width=base_width),
         optax.scale_by_learning_rate(learning_rate),
     )
-    return optax.with_extra_args_support(chain)
+    return in_float32(chain)

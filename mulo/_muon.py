@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import optax
 
 from mulo import _numbers as numbers
+from mulo import _rule_inputs as rule_inputs
 from mulo import mup as mup_lib
-from mulo._mu_adam import WeightDecayRule, check_weight_decay
+from mulo._mu_adam import WeightDecay, WeightDecayRule, check_weight_decay
 from mulo._optax_rules import chain, finish
+from mulo._wrappers import in_float32
 
 
 def muon(
@@ -23,7 +25,7 @@ def muon(
     ns_steps: int = 5,
     nesterov: bool = True,
     consistent_rms: float | None = None,
-    weight_decay: jax.typing.ArrayLike = 0.0,
+    weight_decay: WeightDecay = 0.0,
     weight_decay_rule: WeightDecayRule = "independent",
     mask: Any = None,
     adam_learning_rate: optax.ScalarOrSchedule | None = None,
@@ -64,6 +66,8 @@ def muon(
     check_weight_decay(weight_decay_rule, weight_decay)
     check_weight_decay(weight_decay_rule, adam_weight_decay)
     numbers.check_scale(learning_rate, base_width)
+    decay: Any = 0.0 if weight_decay is None else weight_decay
+    adam_decay: Any = 0.0 if adam_weight_decay is None else adam_weight_decay
     if adam_learning_rate is not None:
         numbers.check_learning_rate(adam_learning_rate, "adam_learning_rate")
     options = {"beta": beta, "eps": eps, "ns_steps": ns_steps, "nesterov": nesterov}
@@ -73,15 +77,15 @@ def muon(
             "consistent_rms": consistent_rms,
             "adam_learning_rate": adam_learning_rate,
         }
-        return optax.with_extra_args_support(
+        return in_float32(
             optax.contrib.muon(
                 learning_rate,
                 **options,
-                weight_decay=weight_decay,
+                weight_decay=decay,
                 weight_decay_mask=mask,
                 adam_b1=adam_b1,
                 adam_b2=adam_b2,
-                adam_weight_decay=adam_weight_decay,
+                adam_weight_decay=adam_decay,
                 muon_weight_dimension_numbers=_matrices,
                 **{k: v for k, v in late.items() if v is not None},
             )
@@ -91,11 +95,15 @@ def muon(
         return mup_lib.align(mup, tree, scalings=mup)
 
     def dimensions(tree):
+        if rule_inputs.is_placeholder(tree):
+            return tree
         return jax.tree.map(
             lambda x, s: _matrix_axes(jnp.shape(x), s), tree, scalings(tree)
         )
 
     def labels(tree):
+        if rule_inputs.is_placeholder(tree):
+            return tree
         # Dimension numbers are tuples: looked at leaf by leaf.
         return jax.tree.map(
             lambda x, s: "adam" if _matrix_axes(jnp.shape(x), s) is None else "muon",
@@ -115,7 +123,7 @@ def muon(
             mup,
             base_width,
             "muon" if consistent_rms is None else "muon_rms",
-            weight_decay=weight_decay,
+            weight_decay=decay,
             rule=weight_decay_rule,
             mask=mask,
         ),
@@ -127,7 +135,7 @@ def muon(
             mup,
             base_width,
             "adam",
-            weight_decay=adam_weight_decay,
+            weight_decay=adam_decay,
             rule=weight_decay_rule,
         ),
     )

@@ -3,8 +3,9 @@
 Without a μP tree each function is optax's. With one, every leaf's step is multiplied
 by the factor that its optimizer needs (:func:`mulo.mup.update_multipliers`), between
 what makes the direction and the learning rate. Weight decay is decoupled, as in
-:func:`mulo.mu_adamw`. All keep their state in the dtypes optax gives it, and let a NaN
-through as optax does: it stays in its leaf. Without a μP tree multipliers are 1:
+:func:`mulo.mu_adamw`. All keep their state and do their arithmetic in float32 whatever
+the parameters' dtype (float64 for float64), and let a NaN through as optax does: it
+stays in its leaf. Without a μP tree multipliers are 1:
 ``base_width`` and ``weight_decay_rule`` are checked and change nothing.
 """
 
@@ -17,8 +18,14 @@ import optax
 
 from mulo import _mu_adam
 from mulo import _numbers as numbers
-from mulo._mu_adam import WeightDecayRule, check_weight_decay, scale_by_mup
+from mulo._mu_adam import (
+    WeightDecay,
+    WeightDecayRule,
+    check_weight_decay,
+    scale_by_mup,
+)
 from mulo._mu_sgd import mu_sgd
+from mulo._wrappers import in_float32
 
 
 def sgd(
@@ -26,7 +33,7 @@ def sgd(
     *,
     mup: Any = None,
     base_width: jax.typing.ArrayLike = 1.0,
-    momentum: jax.typing.ArrayLike = 0.0,
+    momentum: jax.typing.ArrayLike | None = None,
     nesterov: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     """SGD, with momentum if it is given; :func:`mulo.mu_sgd` with defaults."""
@@ -62,7 +69,7 @@ def adamw(
     b1: jax.typing.ArrayLike = 0.9,
     b2: jax.typing.ArrayLike = 0.999,
     eps: jax.typing.ArrayLike = 1e-8,
-    weight_decay: jax.Array | float = 1e-4,
+    weight_decay: WeightDecay = 1e-4,
     weight_decay_rule: WeightDecayRule = "independent",
     mask: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -88,7 +95,7 @@ def nadamw(
     b1: jax.typing.ArrayLike = 0.9,
     b2: jax.typing.ArrayLike = 0.999,
     eps: jax.typing.ArrayLike = 1e-8,
-    weight_decay: jax.typing.ArrayLike = 1e-4,
+    weight_decay: WeightDecay = 1e-4,
     weight_decay_rule: WeightDecayRule = "independent",
     mask: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -103,7 +110,8 @@ def nadamw(
       b1: Decay of the first moment per step.
       b2: Decay of the second moment per step.
       eps: Added to the root of the second moment, gradient units.
-      weight_decay: Fraction of a parameter removed per step and learning rate.
+      weight_decay: Fraction of a parameter removed per step and learning rate; a
+        number, a schedule or None for none.
       weight_decay_rule: As in :func:`mulo.mu_adamw`.
       mask: Which leaves decay: a tree of bools or a function of the parameters.
 
@@ -134,7 +142,7 @@ def lion(
     base_width: jax.typing.ArrayLike = 1.0,
     b1: jax.typing.ArrayLike = 0.9,
     b2: jax.typing.ArrayLike = 0.99,
-    weight_decay: jax.typing.ArrayLike = 1e-3,
+    weight_decay: WeightDecay = 1e-3,
     weight_decay_rule: WeightDecayRule = "independent",
     mask: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -178,7 +186,7 @@ def adafactor(
     clipping_threshold: float | None = 1.0,
     momentum: float | None = None,
     eps: jax.typing.ArrayLike = 1e-30,
-    weight_decay: jax.Array | float | None = None,
+    weight_decay: WeightDecay = None,
     weight_decay_rule: WeightDecayRule = "independent",
     mask: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -210,7 +218,7 @@ def adafactor(
     check_weight_decay(weight_decay_rule, weight_decay)
     numbers.check_scale(learning_rate, base_width)
     if mup is None:
-        return optax.with_extra_args_support(
+        return in_float32(
             optax.adafactor(
                 learning_rate,
                 min_dim_size_to_factor=min_dim_size_to_factor,
@@ -256,7 +264,7 @@ def schedule_free_adamw(
     b1: jax.typing.ArrayLike = 0.9,
     b2: jax.typing.ArrayLike = 0.999,
     eps: jax.typing.ArrayLike = 1e-8,
-    weight_decay: jax.typing.ArrayLike = 0.0,
+    weight_decay: WeightDecay = 0.0,
     weight_decay_rule: WeightDecayRule = "independent",
     weight_lr_power: jax.typing.ArrayLike = 2.0,
 ) -> optax.GradientTransformationExtraArgs:
@@ -283,15 +291,16 @@ def schedule_free_adamw(
     """
     check_weight_decay(weight_decay_rule, weight_decay)
     numbers.check_scale(learning_rate, base_width)
+    decay: Any = 0.0 if weight_decay is None else weight_decay
     if mup is None:
-        return optax.with_extra_args_support(
+        return in_float32(
             optax.contrib.schedule_free_adamw(
                 learning_rate,
                 warmup_steps=warmup_steps,
                 b1=b1,
                 b2=b2,
                 eps=eps,
-                weight_decay=weight_decay,
+                weight_decay=decay,
                 weight_lr_power=weight_lr_power,
             )
         )
@@ -305,13 +314,13 @@ def schedule_free_adamw(
             mup,
             base_width,
             "adam",
-            weight_decay=weight_decay,
+            weight_decay=decay,
             rule=weight_decay_rule,
         ),
     )
     # Not in a chain: schedule_free_eval_params wants this very state.
-    return optax.contrib.schedule_free(
-        inner, rate, b1=b1, weight_lr_power=weight_lr_power
+    return in_float32(
+        optax.contrib.schedule_free(inner, rate, b1=b1, weight_lr_power=weight_lr_power)
     )
 
 
@@ -340,4 +349,5 @@ def finish(
 def chain(
     *steps: optax.GradientTransformation,
 ) -> optax.GradientTransformationExtraArgs:
-    return optax.with_extra_args_support(optax.chain(*steps))
+    """``optax.chain`` in float32."""
+    return in_float32(optax.chain(*steps))

@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ import optax
 from mulo import _numbers as numbers
 from mulo import _wrappers as wrappers
 from mulo import mup as mup_lib
-from mulo._mu_adam import WeightDecayRule, check_weight_decay
+from mulo._mu_adam import WeightDecay, WeightDecayRule, check_weight_decay
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -59,7 +59,7 @@ class Pretrained:
         *,
         mup: Any = None,
         learning_rate: optax.ScalarOrSchedule | None = None,
-        weight_decay: jax.typing.ArrayLike = 0.0,
+        weight_decay: WeightDecay = 0.0,
         weight_decay_rule: WeightDecayRule = "independent",
         num_steps: int | None = None,
         schedule: Literal["progress"] | None = "progress",
@@ -76,7 +76,8 @@ class Pretrained:
             ``rule.learning_rate``), parameter units per step. For all others a factor
             on the whole step, 1 by default.
           weight_decay: Fraction of a parameter removed per step and learning rate,
-            beside the learned update (decoupled).
+            beside the learned update (decoupled); a number, a schedule or None for
+            none.
           weight_decay_rule: ``"independent"``: the same fraction for every leaf, at
             any width. ``"coupled"``: times the leaf's μP multiplier, which is 1
             without ``mup``.
@@ -126,6 +127,7 @@ class Pretrained:
             _remove_weights(weight_decay, multipliers),
             _scale(rate),
         )
+        chain = wrappers.in_float32(chain)
         return wrappers.with_known_state(type(self.rule).__name__, chain)
 
     def _mup_tree(self, mup: Any) -> Any:
@@ -147,12 +149,28 @@ class Pretrained:
         return mup
 
 
+class RemoveWeightsState(NamedTuple):
+    """State of weight decay that follows a schedule."""
+
+    count: jax.typing.ArrayLike  # shape=(), int32. Updates applied so far.
+
+
 def _remove_weights(
-    weight_decay: jax.typing.ArrayLike, multipliers: Any
+    weight_decay: WeightDecay, multipliers: Any
 ) -> optax.GradientTransformation:
+    def init_fn(params):
+        del params
+        if callable(weight_decay):
+            return RemoveWeightsState(jnp.zeros((), jnp.int32))
+        return optax.EmptyState()
+
     def update_fn(updates, state, params=None):
-        if isinstance(weight_decay, int | float) and weight_decay == 0:
+        share: Any = weight_decay
+        if share is None or (isinstance(share, int | float) and share == 0):
             return updates, state
+        if callable(share):
+            share = share(state.count)
+            state = RemoveWeightsState(optax.safe_increment(state.count))
         if params is None:
             raise ValueError(
                 "Weight decay needs params in update(grads, state, params)."
@@ -162,14 +180,14 @@ def _remove_weights(
         else:
             factors = mup_lib.align(multipliers, updates)
         updates = jax.tree.map(
-            lambda u, p, m: (u - (weight_decay * m) * p).astype(u.dtype),
+            lambda u, p, m: (u - (share * m) * p).astype(u.dtype),
             updates,
             params,
             factors,
         )
         return updates, state
 
-    return optax.GradientTransformation(optax.init_empty_state, update_fn)
+    return optax.GradientTransformation(init_fn, update_fn)
 
 
 def _scale(learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:

@@ -17,6 +17,8 @@ from mulo import mup as mup_lib
 _MANY_LAYERS = 100
 _MANY_UNITS = 100_000
 
+_LONGEST = float(np.finfo(np.float32).max)  # Steps of a run.
+
 
 def check_sizes(rule: Any, names: Sequence[str]) -> None:
     """Raise ValueError unless these fields are integers >= 1."""
@@ -55,8 +57,21 @@ def check_decays(rule: Any, names: Sequence[str]) -> None:
         object.__setattr__(rule, name, decays)  # Lists from JSON become tuples.
 
 
+def take_theta(rule: Any, theta: Any) -> Any:
+    """Return theta in float32, the dtype of every rule's arithmetic and state.
+
+    Raises:
+      ValueError: As `check_theta`.
+    """
+    rule.check_theta(theta)
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), theta)
+
+
 def check_theta(rule: Any, theta: Any) -> None:
-    """Raise ValueError, naming the leaf, unless theta fits the architecture."""
+    """Raise ValueError, naming the leaf, unless theta fits the architecture.
+
+    Arrays of any real floating dtype do.
+    """
     have = shapes(theta)
     check_extent(rule, have)
     want = shapes(jax.eval_shape(rule.init, jax.random.key(0)))
@@ -69,6 +84,12 @@ def check_theta(rule: Any, theta: Any) -> None:
             raise ValueError(
                 f"theta leaf {name!r} must have shape {want[name]} for {rule}, "
                 f"got {have[name]}."
+            )
+    for name, leaf in named_leaves(theta):
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            raise ValueError(
+                f"theta leaf {name!r} must be of a real floating dtype, float32 at "
+                f"best, got {jnp.result_type(leaf)}."
             )
 
 
@@ -116,7 +137,7 @@ def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
 
 
 def check_num_steps(rule: str, num_steps: Any) -> jax.Array:
-    """Return the horizon as a float32 scalar, at least 1.
+    """Return the horizon as a float32 scalar, at least 1 and at most float32's largest.
 
     One that is traced cannot be refused: what is not at least 1 counts as 1.
 
@@ -133,13 +154,13 @@ def check_num_steps(rule: str, num_steps: Any) -> jax.Array:
             f"num_steps of {rule} must be one number, got shape {np.shape(num_steps)}."
         )
     if numbers.is_traced(num_steps):
-        horizon = jnp.asarray(num_steps, jnp.float32)
+        horizon = jnp.minimum(jnp.asarray(num_steps, jnp.float32), _LONGEST)
         return jnp.where(horizon >= 1.0, horizon, 1.0)  # NaN too.
     if not numbers.is_number(num_steps) or not 1 <= num_steps < math.inf:
         raise ValueError(
             f"num_steps of {rule} must be a finite number >= 1, got {num_steps!r}."
         )
-    return jnp.asarray(num_steps, jnp.float32)
+    return jnp.asarray(min(num_steps, _LONGEST), jnp.float32)
 
 
 def loss_of(rule: str, value: Any, loss: Any) -> jax.Array:
@@ -185,6 +206,14 @@ def require_params(rule: str, params: Any) -> None:
             f"{rule} reads the parameters: call tx.update(grads, state, params), got "
             "params=None."
         )
+
+
+def is_placeholder(params: Any) -> bool:
+    """Whether ``optax.tree.map_params`` asks init where the parameters' copies are.
+
+    It calls init with an object without leaves in place of the parameters.
+    """
+    return type(params).__name__ == "_ParamsPlaceholder"
 
 
 def is_masked(x: Any) -> bool:

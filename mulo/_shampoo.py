@@ -30,7 +30,8 @@ from mulo import _numbers as numbers
 from mulo import _rule_inputs as rule_inputs
 from mulo import _shampoo_state as shampoo_state
 from mulo import mup as mup_lib
-from mulo._mu_adam import WeightDecayRule, check_weight_decay
+from mulo._mu_adam import WeightDecay, WeightDecayRule, check_weight_decay
+from mulo._wrappers import in_float32
 
 Grafting = Literal["none", "sgd", "adagrad", "rmsprop", "sign"]
 
@@ -76,8 +77,8 @@ def scale_by_shampoo(
       nesterov: Look one step of momentum ahead.
       average_momentum: Whether new directions enter the momentum times 1 - b1, so that
         it is an average; otherwise whole, and steps are up to 1/(1 - b1) times larger.
-      precondition_frequency: Steps between two computations of the roots. A leaf's
-        first gradient triggers one too.
+      precondition_frequency: Steps between two computations of the roots. A block's
+        first gradient that is not zero triggers one too.
       block_size: Cut axes larger than this into blocks with their own statistics; the
         last block may be smaller. None for whole axes.
       max_precondition_dim: Axes larger than this (after blocking) have no statistics.
@@ -137,6 +138,10 @@ def scale_by_shampoo(
 
     def init_fn(params):
         rule_inputs.check_floating("Shampoo", params)
+        if rule_inputs.is_placeholder(params):
+            # Stacks of leaves are no copies of the parameters: one non-parameter.
+            stacked: Any = jnp.zeros(())
+            return ScaleByShampooState(jnp.zeros((), jnp.int32), stacked)
         leaves = jax.tree.leaves(params, is_leaf=rule_inputs.is_masked)
         return ScaleByShampooState(
             count=jnp.zeros((), jnp.int32),
@@ -152,17 +157,18 @@ def scale_by_shampoo(
         leaves, treedef = jax.tree.flatten(updates, is_leaf=rule_inputs.is_masked)
         layout = blocks.layout(leaves, options)
         blocks.check_state("Shampoo", layout, state.groups)
-        stacked, groups, first = {}, {}, [jnp.zeros(1, bool)]
+        stacked, groups, first = {}, {}, []
         for group in layout:
             old = state.groups[group.name]
             grads, finite = blocks.finite_only(group.stack(leaves))
             stacked[group.name] = grads, finite
-            first.append(finite & (old.seen == 0))
-            groups[group.name] = shampoo_state.observe(group, old, grads, finite, hyper)
+            new = shampoo_state.observe(group, old, grads, finite, hyper)
+            first += shampoo_state.woken(old, new)
+            groups[group.name] = new
         if any(any(group.tracked) for group in layout):
             due = state.count % precondition_frequency == 0
             groups = jax.lax.cond(
-                due | jnp.any(jnp.concatenate(first)),
+                due | jnp.any(jnp.stack(first)),
                 lambda groups: shampoo_state.find_roots(layout, groups, hyper),
                 lambda groups: groups,
                 groups,
@@ -184,10 +190,10 @@ def shampoo(
     learning_rate: optax.ScalarOrSchedule,
     *,
     mup: Any = None,
-    base_width: float = 1.0,
+    base_width: jax.typing.ArrayLike = 1.0,
     b1: jax.typing.ArrayLike = 0.9,
     b2: jax.typing.ArrayLike = 0.999,
-    weight_decay: jax.Array | float = 0.0,
+    weight_decay: WeightDecay = 0.0,
     weight_decay_rule: WeightDecayRule = "independent",
     mask: Any = None,
     exponent: float = 0.5,
@@ -214,11 +220,13 @@ def shampoo(
       mup: Tree of :class:`mulo.mup.Scaling` from ``mulo.mup.infer``; None for the
         standard parametrization, where base_width and weight_decay_rule change
         nothing.
-      base_width: Fan-in at which a hidden weight steps by the whole learning rate.
+      base_width: Fan-in at which a hidden weight steps by the whole learning rate. May
+        be traced, but for ungrafted steps in blocks.
       b1: As in :func:`scale_by_shampoo`, like all that is not listed here.
       b2: See there.
-      weight_decay: Fraction of a parameter removed per step and learning rate. Goes on
-        in a leaf whose gradient is not usable.
+      weight_decay: Fraction of a parameter removed per step and learning rate; a
+        number, a schedule or None for none. Goes on in a leaf whose gradient is not
+        usable.
       weight_decay_rule: ``"independent"`` of the leaf's μP multiplier, or
         ``"coupled"``, times it.
       mask: Which leaves decay, as in ``optax.adamw``: a tree of bools or a function of
@@ -273,8 +281,10 @@ def shampoo(
         merge_dims=merge_dims,
         precondition_1d=precondition_1d,
     )
+    if mup is not None and grafting == "none" and block_size is not None:
+        steps.check_known("base_width", base_width, "blocks are counted at it")
 
-    def multiplier(scaling, shape):
+    def multiplier(scaling, shape, base_width):
         if grafting == "none" and any(blocks.tracked_axes(shape, options)):
             return mup_lib.update_multipliers(
                 scaling,
@@ -289,11 +299,10 @@ def shampoo(
         )
 
     tail: list[optax.GradientTransformation]
-    tail = [steps.scale_by_multipliers(mup, multiplier)]
-    if steps.nonzero(weight_decay):
-        decay = optax.add_decayed_weights(weight_decay, mask)
-        tail.insert(0 if weight_decay_rule == "coupled" else 1, decay)
-    return optax.with_extra_args_support(
+    tail = [steps.scale_by_multipliers(mup, multiplier, base_width)]
+    decay = steps.decayed_weights(weight_decay, mask)
+    tail.insert(0 if weight_decay_rule == "coupled" else 1, decay)
+    return in_float32(
         optax.chain(scale, *tail, optax.scale_by_learning_rate(learning_rate))
     )
 

@@ -4,6 +4,7 @@ Axis names as in :mod:`mulo._matrix_blocks`: N leaves of a group, B blocks of a 
 the size of an axis in a block.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -97,7 +98,21 @@ def observe(
                 old = jnp.where(blocks.per_leaf(finite, old), new, old)
             statistics.append(old)
         regions.append(region._replace(statistics=tuple(statistics)))
-    return ShampooGroup(state.seen + finite, state.momentum, square, tuple(regions))
+    return ShampooGroup(
+        blocks.counted(state.seen, finite), state.momentum, square, tuple(regions)
+    )
+
+
+def woken(old: ShampooGroup, new: ShampooGroup) -> list[jax.Array]:
+    """Whether statistics that were zero are so no more, shape=() for each of them."""
+    pairs = [
+        (before, after)
+        for was, now in zip(old.regions, new.regions, strict=True)
+        for before, after in zip(was.statistics, now.statistics, strict=True)
+        if before is not None
+    ]
+    trace = functools.partial(jnp.trace, axis1=2, axis2=3)
+    return [jnp.any((trace(a) == 0) & (trace(b) != 0)) for a, b in pairs]
 
 
 def find_roots(
@@ -180,7 +195,7 @@ def move(
             ]
         )
         if hyper.grafting != "none":
-            direction *= _norm(grafted) / (_norm(direction) + 1e-25)
+            direction *= blocks.norm(grafted) / (blocks.norm(direction) + 1e-25)
 
     weight = 1.0 - b1 if hyper.average_momentum else 1.0
     momentum = b1 * state.momentum + weight * direction
@@ -188,11 +203,6 @@ def move(
     alive = blocks.per_leaf(finite, step)
     momentum = jnp.where(alive, momentum, state.momentum)
     return jnp.where(alive, step, 0.0), state._replace(momentum=momentum)
-
-
-def _norm(x):
-    """Of every leaf, shape=(N, 1, …)."""
-    return jnp.sqrt(jnp.sum(x**2, axis=tuple(range(1, x.ndim)), keepdims=True))
 
 
 def _accumulate(old, new, decay):

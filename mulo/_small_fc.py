@@ -34,7 +34,7 @@ class SmallFCState(NamedTuple):
     """State of :meth:`SmallFC.transform`."""
 
     count: jax.typing.ArrayLike  # shape=(), int32. Updates applied so far.
-    leaves: Any  # As params: a `LeafState` of float32 accumulators per leaf.
+    leaves: Any  # A `LeafState` of trees as params, float32 accumulators.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -165,7 +165,7 @@ class SmallFC:
 
     def _transform(self, theta, mup, time):
         """As `transform`; ``time(count)`` is what the time features read."""
-        self.check_theta(theta)
+        theta = inputs.take_theta(self, theta)
         multipliers = inputs.step_multipliers(mup, self.base_width)
         decays = self.decay_rates(theta)
 
@@ -174,8 +174,10 @@ class SmallFC:
             num_momenta = len(self.initial_momentum_decays)
             return SmallFCState(
                 count=jnp.zeros((), jnp.int32),
-                leaves=jax.tree.map(
-                    lambda p: accumulators.init(p, num_momenta), params
+                leaves=accumulators.init_tree(
+                    accumulators.LeafState,
+                    params,
+                    lambda p: accumulators.init(p, num_momenta),
                 ),
             )
 
@@ -186,7 +188,7 @@ class SmallFC:
             network = leaf_lib.fold_time(theta["nn"], time(state.count))
             grads, treedef = jax.tree.flatten(updates, is_leaf=inputs.is_masked)
             values = treedef.flatten_up_to(params)
-            states = treedef.flatten_up_to(state.leaves)
+            states = accumulators.by_leaf(treedef, state.leaves)
 
             def step(grad, param, leaf):
                 args = (network, decays, self.exp_mult, grad, param, leaf)
@@ -214,7 +216,7 @@ class SmallFC:
             ]
             return treedef.unflatten(steps), SmallFCState(
                 count=optax.safe_increment(state.count),
-                leaves=treedef.unflatten(new_states),
+                leaves=accumulators.by_field(treedef, new_states, state.leaves),
             )
 
         return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -27,7 +27,8 @@ from mulo import _numbers as numbers
 from mulo import _rule_inputs as rule_inputs
 from mulo import _soap_state as soap_state
 from mulo import mup as mup_lib
-from mulo._mu_adam import WeightDecayRule, check_weight_decay
+from mulo._mu_adam import WeightDecay, WeightDecayRule, check_weight_decay
+from mulo._wrappers import in_float32
 
 
 class ScaleBySOAPState(NamedTuple):
@@ -54,10 +55,15 @@ def scale_by_soap(
 ) -> optax.GradientTransformationExtraArgs:
     """Rescale updates by Adam in the eigenbasis of Shampoo's preconditioner.
 
+    In float32 a rank-one gradient has no part in most rotated directions but rounding
+    noise; roots of second moments count as at least 16 times the dtype's resolution of
+    the largest one of their block, so that noise is not divided by noise.
+
     A leaf whose gradient is not finite (or whose squared norm overflows) is treated as
     if it had none: no update for it on that step, its state stays.
 
-    A leaf's first bases are eigenvectors of its first gradient's outer products. Where
+    A block's first bases are eigenvectors of the outer products of its first gradient
+    that is not zero: leaves behind a readout of zeros have none at first. Where
     eigenvalues are equal, as in the null space of a gradient of lower rank or of a
     matrix's longer side, any rotation of them is as good: which one it is depends on
     the platform's eigendecomposition, and so do the steps.
@@ -113,6 +119,10 @@ def scale_by_soap(
 
     def init_fn(params):
         rule_inputs.check_floating("SOAP", params)
+        if rule_inputs.is_placeholder(params):
+            # Stacks of leaves are no copies of the parameters: one non-parameter.
+            stacked: Any = jnp.zeros(())
+            return ScaleBySOAPState(jnp.zeros((), jnp.int32), stacked)
         leaves = jax.tree.leaves(params, is_leaf=rule_inputs.is_masked)
         groups = blocks.layout(leaves, options)
         return ScaleBySOAPState(
@@ -146,12 +156,12 @@ def soap(
     learning_rate: optax.ScalarOrSchedule,
     *,
     mup: Any = None,
-    base_width: float = 1.0,
+    base_width: jax.typing.ArrayLike = 1.0,
     b1: jax.typing.ArrayLike = 0.95,
     b2: jax.typing.ArrayLike = 0.95,
     shampoo_beta: jax.typing.ArrayLike | None = None,
     eps: jax.typing.ArrayLike = 1e-8,
-    weight_decay: jax.Array | float = 0.01,
+    weight_decay: WeightDecay = 0.01,
     weight_decay_rule: WeightDecayRule = "independent",
     mask: Any = None,
     precondition_frequency: jax.typing.ArrayLike = 10,
@@ -177,13 +187,15 @@ def soap(
         standard parametrization, where base_width and weight_decay_rule change
         nothing. Multipliers are those of :func:`mulo.mup.update_multipliers`; leaves
         and sides that are not rotated follow Adam's rule.
-      base_width: Fan-in at which a hidden weight steps by the whole learning rate.
+      base_width: Fan-in at which a hidden weight steps by the whole learning rate; may
+        be traced.
       b1: As in :func:`scale_by_soap`, like all that is not listed here.
       b2: See there.
       shampoo_beta: See there.
       eps: See there.
       weight_decay: Fraction of a parameter removed per step and learning rate, after
-        the step; not on the first. Goes on in a leaf whose gradient is not usable.
+        the step; not on the first. A number, a schedule or None for none. Goes on in a
+        leaf whose gradient is not usable.
       weight_decay_rule: ``"independent"`` of the leaf's μP multiplier, or
         ``"coupled"``, times it.
       mask: Which leaves decay, as in ``optax.adamw``: a tree of bools or a function of
@@ -233,21 +245,24 @@ def soap(
         one_sided=one_sided,
     )
 
-    def multiplier(scaling, shape):
+    def multiplier(scaling, shape, base_width):
         return soap_multiplier(scaling, shape, options, base_width)
 
-    chain = [
-        scale,
-        steps.scale_by_multipliers(mup, multiplier),
-        optax.scale_by_learning_rate(learning_rate),
-    ]
-    if steps.nonzero(weight_decay):
-        coupled = mup if weight_decay_rule == "coupled" else None
-        decay = steps.decay_after_step(
-            learning_rate, weight_decay, mup=coupled, multiplier_of=multiplier
+    decay = steps.decay_after_step(
+        learning_rate,
+        weight_decay,
+        mup=mup if weight_decay_rule == "coupled" else None,
+        multiplier_of=multiplier,
+        base_width=base_width,
+    )
+    return in_float32(
+        optax.chain(
+            scale,
+            steps.scale_by_multipliers(mup, multiplier, base_width),
+            optax.scale_by_learning_rate(learning_rate),
+            decay if mask is None else optax.masked(decay, mask),
         )
-        chain.append(decay if mask is None else optax.masked(decay, mask))
-    return optax.with_extra_args_support(optax.chain(*chain))
+    )
 
 
 def soap_multiplier(

@@ -13,6 +13,10 @@ import jax.numpy as jnp
 from mulo import _matrix_blocks as blocks
 from mulo import _matrix_roots as roots
 
+# Entries of a rotated gradient below this many times the dtype's resolution of the
+# largest one are noise.
+_NOISE = 16.0
+
 
 class SOAPRegion(NamedTuple):
     """Blocks of one size of one group of leaves, in the statistics' dtype."""
@@ -26,7 +30,9 @@ class SOAPRegion(NamedTuple):
 class SOAPGroup(NamedTuple):
     """Leaves of one shape."""
 
-    seen: jax.Array  # (N,), int32. Finite gradients so far.
+    # (N,), int32. Finite gradients so far; of leaves with bases, from the first on that
+    # was not zero.
+    seen: jax.Array
     regions: tuple[SOAPRegion, ...]
 
 
@@ -60,8 +66,11 @@ def init_group(group: blocks.Group) -> SOAPGroup:
 
 def move(
     group: blocks.Group, state: SOAPGroup, grads: jax.Array, hyper: Hyper
-) -> tuple[jax.Array, SOAPGroup, jax.Array]:
+) -> tuple[jax.Array, SOAPGroup, list[jax.Array]]:
     """Make one group's step and average its statistics; the bases stay.
+
+    A block whose gradients have all been zero has no bases yet: they are what its first
+    other gradient is for, which makes no step.
 
     Args:
       group: The leaves.
@@ -70,28 +79,34 @@ def move(
       hyper: Numbers of the rule.
 
     Returns:
-      The step, shape=(N, *dims); the new state; and which leaves had their first
-      gradient, shape=(N,), bool.
+      The step, shape=(N, *dims); the new state; and for every region which blocks had
+      their first gradient, shape=(N, B), bool.
     """
     b1, b2, shampoo_beta, eps = (blocks.number(x, grads.dtype) for x in hyper[:4])
     grads, finite = blocks.finite_only(grads)
-    moving = finite & (state.seen > 0)
-    seen = state.seen + finite
+    counts = finite
+    if any(group.tracked):
+        axes = tuple(range(1, grads.ndim))
+        counts &= (state.seen > 0) | jnp.any(grads != 0, axis=axes)
+    moving = counts & (state.seen > 0)
+    seen = blocks.counted(state.seen, counts)
 
-    parts, regions = [], []
+    parts, regions, first = [], [], []
     for g, region in zip(group.split(grads), state.regions, strict=True):
         rotated = blocks.rotate(g, region.bases)
         mean = region.mean + (1.0 - b1) * (rotated - region.mean)
         square = region.square + (1.0 - b2) * (rotated**2 - region.square)
-        step = mean / (jnp.sqrt(square) + eps)
-        parts.append(blocks.rotate(step, region.bases, back=True))
-        moves = blocks.per_leaf(moving, mean)
         statistics = []
         for axis, old in enumerate(region.statistics):
             if old is not None:
                 new = old + (1.0 - shampoo_beta) * (blocks.outer(g, axis) - old)
                 old = jnp.where(blocks.per_leaf(finite, old), new, old)
             statistics.append(old)
+        wakes = _are_zero(region.statistics, g) & ~_are_zero(statistics, g)
+        moves = blocks.per_block(moving[:, None] & ~wakes, mean)
+        step = mean / (_root(square, region.bases) + eps)
+        step = jnp.where(moves, step, 0.0)
+        parts.append(blocks.rotate(step, region.bases, back=True))
         regions.append(
             SOAPRegion(
                 mean=jnp.where(moves, mean, region.mean),
@@ -100,41 +115,71 @@ def move(
                 bases=region.bases,
             )
         )
+        first.append(wakes)
 
     step = group.join(parts)
     if hyper.normalize_grads:
-        axes = tuple(range(1, step.ndim))
-        step /= 1e-30 + jnp.sqrt(jnp.mean(step**2, axis=axes, keepdims=True))
+        size = blocks.norm(step) / math.sqrt(math.prod(group.dims))
+        step /= jnp.where(size > 0, size, 1.0)
     if hyper.correct_bias:
         # The first gradient made no step, so it is not counted.
         t = jnp.maximum(seen - 1, 1).astype(step.dtype)
         step *= blocks.per_leaf(jnp.sqrt(1.0 - b2**t) / (1.0 - b1**t), step)
     step = jnp.where(blocks.per_leaf(moving, step), step, 0.0)
-    return step, SOAPGroup(seen, tuple(regions)), finite & (state.seen == 0)
+    return step, SOAPGroup(seen, tuple(regions)), first
+
+
+def _are_zero(statistics, like):
+    """Blocks whose gradients have all been zero so far, (N, B); none without bases."""
+    for matrix in statistics:
+        if matrix is not None:
+            return jnp.trace(matrix, axis1=2, axis2=3) == 0
+    return jnp.zeros(like.shape[:2], bool)
+
+
+def _root(square, bases):
+    """Root of the second moment, in the rotated space no less than rounding makes it.
+
+    Where a gradient has no part in a rotated direction, what a product of its dtype
+    leaves there is noise of about its resolution times the largest entry. Divided by
+    its own size it would make a step of the learning rate in all such directions.
+    """
+    root = jnp.sqrt(square)
+    if all(basis is None for basis in bases):
+        return root
+    axes = tuple(range(2, root.ndim))
+    largest = jnp.max(root, axis=axes, keepdims=True)
+    return jnp.maximum(root, _NOISE * jnp.finfo(root.dtype).eps * largest)
 
 
 def start_bases(
-    groups: dict[str, SOAPGroup], first: dict[str, jax.Array]
+    groups: dict[str, SOAPGroup], first: dict[str, list[jax.Array]]
 ) -> dict[str, SOAPGroup]:
-    """Decompose the statistics of leaves that have just had their first gradient.
+    """Decompose the statistics of blocks that have just had their first gradient.
 
     Args:
       groups: State after this step's averages.
-      first: By group, which leaves these are, shape=(N,), bool.
+      first: By group and region, which blocks these are, shape=(N, B), bool.
     """
     statistics, bases = _matrices(groups)
     if not bases:
         return groups
-    which = [first[name] for name, group in groups.items() for _ in _tracked(group)]
+    which = [
+        chosen
+        for name, group in groups.items()
+        for region, chosen in zip(group.regions, first[name], strict=True)
+        for basis in region.bases
+        if basis is not None
+    ]
 
     def start(bases):
         new = blocks.by_size(roots.eigenbasis, statistics, bases)
         return [
-            jnp.where(blocks.per_leaf(leaves, old), basis, old)
-            for leaves, (basis,), old in zip(which, new, bases, strict=True)
+            jnp.where(blocks.per_block(chosen, old), basis, old)
+            for chosen, (basis,), old in zip(which, new, bases, strict=True)
         ]
 
-    any_first = jnp.any(jnp.concatenate(which))
+    any_first = jnp.any(jnp.concatenate([chosen.reshape(-1) for chosen in which]))
     bases = jax.lax.cond(any_first, start, lambda bases: bases, bases)
     return _with_bases(groups, bases)
 

@@ -40,7 +40,7 @@ class VeLOState(NamedTuple):
     """State of :meth:`VeLO.transform`; T counts leaves neither masked nor empty."""
 
     count: jax.typing.ArrayLike  # shape=(), int32. Updates applied so far.
-    leaves: Any  # As params: accumulators of every leaf, float32.
+    leaves: Any  # A `LeafState` of trees as params, float32 accumulators.
     loss: features.LossState  # Moving averages of the loss.
     hidden: jax.Array  # (T, U), float32. In the order of the tree's leaves.
     cell: jax.Array  # (T, U), float32.
@@ -172,7 +172,7 @@ class VeLO:
           ValueError: If theta does not fit the architecture, the horizon is missing, or
             a μP tree meets ``param_scale_mult``.
         """
-        self.check_theta(theta)
+        theta = inputs.take_theta(self, theta)
         inputs.refuse_param_scale_under_mup(self, mup)
         horizon = inputs.check_num_steps("VeLO", num_steps)
         multipliers = inputs.step_multipliers(mup, self.base_width)
@@ -206,7 +206,7 @@ class VeLO:
                 loss_decays,
             )
             grads, treedef = jax.tree.flatten(updates, is_leaf=inputs.is_masked)
-            states = treedef.flatten_up_to(state.leaves)
+            states = accumulators_lib.by_leaf(treedef, state.leaves)
             live = inputs.live(grads)
             count = optax.safe_increment(state.count)
             if not live:
@@ -246,7 +246,9 @@ class VeLO:
                 updates, stacks, steps, multipliers
             ), VeLOState(
                 count,
-                treedef.unflatten(stacks_lib.split(stacks, new, states)),
+                accumulators_lib.by_field(
+                    treedef, stacks_lib.split(stacks, new, states), state.leaves
+                ),
                 new_loss,
                 *memory,
             )

@@ -61,7 +61,7 @@ def update_loss(
     Returns:
       The new averages, and 9 features in [-1, 1], zero for the first two losses.
     """
-    correction = 1.0 - decays ** (count + 1).astype(jnp.float32)
+    correction = 1.0 - decays ** (jnp.asarray(count, jnp.float32) + 1.0)
     # Differs from the public code, which looks at count == 0 alone: a first loss of
     # zero cuts all later ones to zero there, and a NaN stays for good.
     fresh = jnp.all(state.means == 0.0)

@@ -131,7 +131,7 @@ def _vector(network, decays, exp_mult, grad, param, state):
     flat = LeafState(
         state.momentum.reshape(-1, g.size),
         state.rms.reshape(-1),
-        state.along_a,  # By name: nnx makes mappings of tuples.
+        state.along_a,
         state.along_b,
     )
     m, v = _moments(decays, g, flat, axes=1)

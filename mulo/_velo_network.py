@@ -99,7 +99,9 @@ def mix(
 def init_leaves(rule: Any, params: Any) -> Any:
     """Zero accumulators for every leaf."""
     momenta = len(rule.initial_momentum_decays)
-    return jax.tree.map(lambda p: accumulators.init(p, momenta), params)
+    return accumulators.init_tree(
+        accumulators.LeafState, params, lambda p: accumulators.init(p, momenta)
+    )
 
 
 def stacks(grads: Any, params: Any, states: Any) -> list[stacks_lib.Stack]:

@@ -40,6 +40,9 @@ def in_float32(
 ) -> optax.GradientTransformationExtraArgs:
     """Run a transformation on float32 copies; updates return in their own dtype.
 
+    In bfloat16 a decay of 0.999 is 1, in float16 an eps of 1e-8 is 0: averages that
+    never decay, and divisions by zero. For float32 leaves nothing changes, bit by bit.
+
     Args:
       inner: Sees gradients and parameters of less than 32 bits as float32, others as
         they are, and so keeps its state in float32 at least.
@@ -49,18 +52,21 @@ def in_float32(
     """
     inner = optax.with_extra_args_support(inner)
 
+    def wide(x):
+        dtype = jnp.result_type(x)
+        if not jnp.issubdtype(dtype, jnp.floating):
+            return x
+        return jnp.asarray(x, jnp.promote_types(dtype, jnp.float32))
+
     def widen(tree):
-        return jax.tree.map(
-            lambda x: jnp.asarray(x, jnp.promote_types(jnp.result_type(x), "float32")),
-            tree,
-        )
+        return jax.tree.map(wide, tree)
 
     def init_fn(params):
         return inner.init(widen(params))
 
     def update_fn(updates, state, params=None, **extra_args):
-        wide = None if params is None else widen(params)
-        new, state = inner.update(widen(updates), state, wide, **extra_args)
+        values = None if params is None else widen(params)
+        new, state = inner.update(widen(updates), state, values, **extra_args)
         new = jax.tree.map(lambda u, old: u.astype(jnp.result_type(old)), new, updates)
         return new, state
 

@@ -244,6 +244,8 @@ def get(
       num_steps: Length of the run in updates; for rules that do not need it, not used.
       **hyper: Hyper-parameters of `info(name).hyper`: arguments of the factory, or
         fields of the architecture and ``weight_decay`` and ``weight_decay_rule``.
+        ``optax.inject_hyperparams``, with ``static_args="name"``, injects the learning
+        rate and passes these on as they are.
 
     Returns:
       A transformation whose updates are added to the parameters.
@@ -253,6 +255,8 @@ def get(
         learning rate, theta or num_steps is missing, or theta is of another rule.
     """
     optimizer = info(name)
+    if isinstance(hyper.get("hyper"), Mapping):
+        hyper |= hyper.pop("hyper")  # As optax.inject_hyperparams hands them over.
     for key in hyper:
         if key not in optimizer.hyper:
             fixed = " It belongs to the name." if key in optimizer.fixed else ""

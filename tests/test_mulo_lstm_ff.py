@@ -78,9 +78,9 @@ def test_one_step_by_hand():
     direction = cut / math.sqrt(mean_square + 1e-5)
     want = -0.1 * direction * math.exp(0.1 * 2.0)
     np.testing.assert_allclose(updates["w"], want, rtol=1e-5)
-    leaf = state.leaves["w"]
-    np.testing.assert_allclose(leaf.momentum[0], 0.5 * cut, rtol=1e-5)
-    np.testing.assert_allclose(leaf.rms[0], 0.5 * cut**2, rtol=1e-5)
+
+    np.testing.assert_allclose(state.leaves.momentum["w"][0], 0.5 * cut, rtol=1e-5)
+    np.testing.assert_allclose(state.leaves.rms["w"][0], 0.5 * cut**2, rtol=1e-5)
     np.testing.assert_allclose(
         state.clip.size, 0.99 * 0.01 + 0.01 * math.sqrt(mean_square), rtol=1e-4
     )

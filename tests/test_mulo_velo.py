@@ -118,7 +118,7 @@ def test_one_step_by_hand():
         updates["w"], -size * direction * math.exp(0.2 * 3.0), rtol=1e-5
     )
     assert state.count == 1
-    np.testing.assert_allclose(state.leaves["w"].rms, [0.009, 0.016], rtol=1e-4)
+    np.testing.assert_allclose(state.leaves.rms["w"], [0.009, 0.016], rtol=1e-4)
     # Gates of zero: cell = 0.5 * tanh(0) + sigmoid(1) * 0.
     np.testing.assert_array_equal(state.cell, np.zeros((1, 2)))
 
