@@ -41,6 +41,7 @@ from mulo import _rule_inputs as inputs
 from mulo import _scalar_network as scalar_network
 from mulo import _stacks as stacks_lib
 from mulo import _wrappers as wrappers
+from mulo._mup_views import sees_weights
 
 Theta = Any  # {"mix", "exponent", "caution", "schedule": {"w0", …}}, float32 arrays.
 Schedule = Literal["progress"] | None
@@ -161,6 +162,7 @@ class LearnedMuon:
         """Raise ValueError, naming the leaf, unless theta fits this architecture."""
         inputs.check_theta(self, theta)
 
+    @sees_weights()
     def transform(
         self,
         theta: Theta,

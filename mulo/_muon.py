@@ -10,9 +10,11 @@ import optax
 from mulo import _numbers as numbers
 from mulo import mup as mup_lib
 from mulo._mu_adam import WeightDecayRule, check_weight_decay
+from mulo._mup_views import sees_weights
 from mulo._optax_rules import chain, finish
 
 
+@sees_weights(batched=True)
 def muon(
     learning_rate: optax.ScalarOrSchedule,
     *,

@@ -19,6 +19,7 @@ from mulo import _mu_adam
 from mulo import _numbers as numbers
 from mulo._mu_adam import WeightDecayRule, check_weight_decay, scale_by_mup
 from mulo._mu_sgd import mu_sgd
+from mulo._mup_views import sees_weights
 
 
 def sgd(
@@ -167,6 +168,7 @@ def lion(
     )
 
 
+@sees_weights()
 def adafactor(
     learning_rate: optax.ScalarOrSchedule,
     *,

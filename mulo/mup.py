@@ -28,6 +28,7 @@ import optax
 
 from mulo import _mup_roles as roles
 from mulo import _numbers as numbers
+from mulo._mup_axes import Layout as Layout
 from mulo._mup_roles import Role as Role
 from mulo._mup_roles import Scaling as Scaling
 from mulo._mup_roles import infer as infer
@@ -191,7 +192,9 @@ def align(values: Any, params: Any, *, scalings: Any = None) -> Any:
       ValueError: If a leaf is missing on either side or has another size; names it.
     """
     by_path = {roles.keys(path): value for path, value in roles.flatten(values)}
-    sizes = {roles.keys(path): leaf.size for path, leaf in roles.flatten(scalings)}
+    if _is_placeholder(params):
+        return params
+    given = {roles.keys(path): leaf for path, leaf in roles.flatten(scalings)}
     leaves = roles.flatten(params, is_leaf=_is_masked)
     paths = {roles.keys(path) for path, _ in leaves}
     masked = {roles.keys(path) for path, leaf in leaves if _is_masked(leaf)}
@@ -211,16 +214,31 @@ def align(values: Any, params: Any, *, scalings: Any = None) -> Any:
                 f"{roles.label('/'.join(keys))} of the parameters has no μP scaling. "
                 f"Infer the tree from this model: {_FIX}."
             )
-        size = math.prod(np.shape(leaf))
-        if keys in sizes and sizes[keys] != size:
+        shape = np.shape(leaf)
+        size = math.prod(shape)
+        scaling = given.get(keys)
+        if scaling is not None and scaling.size != size:
             raise ValueError(
                 f"{roles.label('/'.join(keys))} has {size} entries, its μP scaling "
-                f"is for {sizes[keys]}: it was inferred at another width. Infer "
+                f"is for {scaling.size}: it was inferred at another width. Infer "
                 "it with this model as the target."
+            )
+        if scaling is not None and scaling.shape not in (None, shape):
+            raise ValueError(
+                f"{roles.label('/'.join(keys))} has shape {shape}, its μP scaling is "
+                f"for {scaling.shape}. Infer it with this model as the target; if its "
+                "axes come in another order than (in, out), say so with layout=."
             )
         return by_path[keys]
 
     return jax.tree_util.tree_map_with_path(pick, params, is_leaf=_is_masked)
+
+
+def _is_placeholder(params: Any) -> bool:
+    """Whether this stands for parameters, as in ``optax.tree.map_params``."""
+    holds_nothing = jax.tree_util.treedef_is_leaf(jax.tree.structure(params))
+    known = params is None or isinstance(params, dict | list | tuple)
+    return not holds_nothing and not known and not jax.tree.leaves(params)
 
 
 def _is_masked(leaf: Any) -> bool:

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import jax
@@ -170,6 +171,86 @@ def test_an_ambiguous_leaf_is_named_with_the_way_out(narrow, target):
     assert one(narrow, target, overrides={"leaf": exact}) == exact
 
 
+@pytest.mark.parametrize(
+    ("layout", "narrow", "target", "expected"),
+    [
+        ("out_in", (8, 3), (16, 3), Scaling("input", 3, 16)),
+        ("out_in", (8, 8), (16, 16), Scaling("hidden", 16, 16)),
+        ("out_in", (32, 8), (64, 16), Scaling("hidden", 16, 64)),  # Up,
+        ("out_in", (8, 32), (16, 64), Scaling("hidden", 64, 16)),  # and down.
+        ("out_in", (10, 8), (10, 16), Scaling("output", 16, 10)),
+        ("out_in", (8, 3, 5, 5), (16, 3, 5, 5), Scaling("input", 75, 16)),
+        ("out_in", (32, 8, 5, 5), (64, 16, 5, 5), Scaling("hidden", 400, 64)),
+        ("out_in", (10, 8, 1, 1), (10, 16, 1, 1), Scaling("output", 16, 10)),
+        ("in_out_kernel", (8, 32, 5, 5), (16, 64, 5, 5), Scaling("hidden", 400, 64)),
+        ("kernel_out_in", (5, 5, 32, 8), (5, 5, 64, 16), Scaling("hidden", 400, 64)),
+        ("kernel_out_in", (5, 5, 3, 8), (5, 5, 3, 16), Scaling("output", 400, 3)),
+    ],
+)
+def test_a_layout_says_in_which_order_axes_come(layout, narrow, target, expected):
+    got = mup.infer(
+        {"leaf": shape(*narrow), "bias": shape(8, 1, 1)},
+        {"leaf": shape(*target), "bias": shape(16, 1, 1)},
+        layout=layout,
+    )
+    assert got["leaf"] == dataclasses.replace(expected, layout=layout)
+    assert got["bias"] == Scaling("input", 1, 16)
+
+
+def equinox_mlp(width):
+    return {
+        "embed": {"weight": shape(50, width)},
+        "layers": [
+            {"weight": shape(width, 3), "bias": shape(width)},
+            {"weight": shape(width, width), "bias": shape(width)},
+            {"weight": shape(10, width), "bias": shape(10)},
+        ],
+    }
+
+
+def test_layouts_hold_by_path_and_the_first_that_matches_wins():
+    tree = mup.infer(
+        equinox_mlp(8),
+        equinox_mlp(16),
+        layout={"embed/*": "in_out", "*": "out_in"},
+    )
+    assert tree["embed"]["weight"] == Scaling("input", 50, 16)
+    first, mid, last = (layer["weight"] for layer in tree["layers"])
+    assert (first.role, first.fan_in) == ("input", 3)
+    assert (mid.role, mid.fan_in) == ("hidden", 16)
+    assert (last.role, last.fan_in, last.layout) == ("output", 16, "out_in")
+
+
+def test_a_bias_tells_the_layout():
+    with pytest.raises(ValueError, match=r"'layers/0/weight' of shape \(16, 3\).*bias"):
+        mup.infer(equinox_mlp(8), equinox_mlp(16))
+    # torch's names, in one flat tree; and the other way round.
+    flat = [{"a.weight": shape(w, 3), "a.bias": shape(w)} for w in (8, 16)]
+    with pytest.raises(ValueError, match=r'layout="out_in"'):
+        mup.infer(*flat)
+    with pytest.raises(ValueError, match=r"'in/kernel' .* layout 'out_in'.*'in_out'"):
+        mup.infer(network(8), network(16), layout="out_in")
+    # flax's transposed convolution has its output before its input, if asked to.
+    deconv = [{"kernel": shape(3, 3, 2 * w, w), "bias": shape(2 * w)} for w in (8, 16)]
+    with pytest.raises(ValueError, match=r'layout="kernel_out_in"'):
+        mup.infer(*deconv)
+    # Who speaks for a leaf knows better.
+    mup.infer(*flat, overrides={"a.weight": Scaling("input", 16, 3)})
+
+
+@pytest.mark.parametrize(
+    ("layout", "message"),
+    [
+        ("oi", "layout must be one of in_out, out_in, in_out_kernel"),
+        ({"mid/kernel": "oi"}, "layout must be one of"),
+        ({"mid/kernl": "out_in"}, "layout 'mid/kernl' matches no leaf; did you mean"),
+    ],
+)
+def test_bad_layouts_are_errors(layout, message):
+    with pytest.raises(ValueError, match=message):
+        mup.infer(network(8), network(16), layout=layout)
+
+
 def test_trees_of_different_models_are_an_error_that_names_the_leaf():
     deeper = network(16) | {"extra": shape(16)}
     with pytest.raises(ValueError, match=r"'extra' is in the target model and not"):
@@ -189,6 +270,27 @@ def test_overrides_apply_by_path_pattern():
     # A tied embedding is read along its rows: the infinite axis is the input.
     assert tree["embed"] == Scaling("output", 16, 50)
     assert tree["a"]["w"].role == tree["b"]["w"].role == "input"
+
+
+def test_an_override_changes_only_what_it_names():
+    narrow, target = {"a": shape(64, 32)}, {"a": shape(64, 64)}
+
+    def override(given, **kwargs):
+        return mup.infer(narrow, target, overrides={"a": given}, **kwargs)["a"]
+
+    assert override("hidden") == Scaling("hidden", 64, 64)
+    # One infinite axis in front: a readout, called an input weight.
+    narrow = {"a": shape(32, 64)}
+    assert override("input") == Scaling("input", 64, 64)
+    assert override("input", layout="out_in") == Scaling(
+        "input", 64, 64, layout="out_in"
+    )
+    assert override({"fan_in": 32, "copies": 2}) == Scaling("output", 32, 64, copies=2)
+    with pytest.raises(ValueError, match=r"'fanin', which is no field .* 'fan_in'\?"):
+        override({"fanin": 32})
+    with pytest.raises(ValueError, match="has 4096 entries"):
+        override({"fan_in": 32})
+    assert override(Scaling("input", 64, 64), layout="out_in").layout == "out_in"
 
 
 def test_stacked_layers_are_described_by_copies():
