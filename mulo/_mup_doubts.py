@@ -2,6 +2,7 @@
 
 import math
 import re
+import warnings
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -19,7 +20,7 @@ def check_layouts(scalings: Mapping[str, Any], trusted: Collection[str]) -> None
       trusted: Paths that somebody has spoken for.
     """
     for name, scaling in scalings.items():
-        module, leaf = _cut(name)
+        module, leaf = cut(name)
         if name in trusted or len(scaling.shape) < 2 or not _WEIGHT.fullmatch(leaf):
             continue
         siblings = [f"{module}{bias}{_box(name)}" for bias in _BIAS]
@@ -44,7 +45,62 @@ def check_layouts(scalings: Mapping[str, Any], trusted: Collection[str]) -> None
                 )
 
 
-def _cut(name: str) -> tuple[str, str]:
+def warn(scalings: Mapping[str, Any], trusted: Collection[str]) -> None:
+    """Warn of readouts that may be none, and of an embedding that may be one.
+
+    Args:
+      scalings: A :class:`mulo.mup.Scaling` by path.
+      trusted: Paths that somebody has spoken for.
+    """
+    readouts = [
+        name for name, x in scalings.items() if x.role == "output" and not x.finite
+    ]
+    doubtful = readouts if len(readouts) > 1 else []
+    if len(readouts) == 1 and _beside_hidden(readouts[0], scalings):
+        doubtful = readouts
+    doubtful = [name for name in doubtful if name not in trusted]
+    if doubtful:
+        shapes = ", ".join(f"{name!r} {scalings[name].shape}" for name in doubtful)
+        write = ", ".join(f'"{name}": "hidden"' for name in doubtful)
+        warnings.warn(
+            f"Only the input side of {shapes} grows with width, so that μP takes "
+            "such leaves for readouts: to start at zero, with what they produce "
+            "multiplied by 1/fan_in. Projections to a fixed size within a network "
+            "(keys and values of fixed size, LoRA's A, routers) are hidden: "
+            f"overrides={{{write}}}. Name the readouts among them "
+            '"output" to say that they are right. mulo.mup.describe shows all roles.',
+            stacklevel=3,
+        )
+    if readouts:
+        return
+    tables = [
+        name
+        for name, x in scalings.items()
+        if "embed" in name.lower()
+        and x.role == "input"
+        and len(x.shape) == 2
+        and not (x.finite or x.tied or x.copies > 1 or name in trusted)
+    ]
+    if tables:
+        write = ", ".join(f'"{name}": "tied"' for name in tables)
+        warnings.warn(
+            f"No leaf is a readout. If {' or '.join(map(repr, tables))} is used "
+            "transposed to give the logits, they need the multiplier of a readout: "
+            f'overrides={{{write}}}; otherwise "input" says that this is right.',
+            stacklevel=3,
+        )
+
+
+def _beside_hidden(name: str, scalings: Mapping[str, Any]) -> bool:
+    """Whether a hidden weight lies in the same module, which is not the whole model."""
+    module, _ = cut(name)
+    return module not in ("", "params/") and any(
+        cut(other)[0] == module and x.role == "hidden" and not x.finite
+        for other, x in scalings.items()
+    )
+
+
+def cut(name: str) -> tuple[str, str]:
     """Path of a leaf's module, with what separates it, and the leaf's own name."""
     name = name.removesuffix("/value")  # Boxed parameters add it.
     start = max(name.rfind("/"), name.rfind(".")) + 1

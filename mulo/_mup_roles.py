@@ -4,23 +4,20 @@ Public names are re-exported by :mod:`mulo.mup`, which says what each role gets.
 """
 
 import dataclasses
-import difflib
-import fnmatch
 import inspect
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any, Literal, get_args
+from collections.abc import Mapping
+from typing import Any
 
 import jax
-import numpy as np
 
 from mulo import _mup_axes as axes_lib
 from mulo import _mup_doubts as doubts
+from mulo import _mup_said as said_lib
+from mulo import _mup_trees as trees
 from mulo._mup_axes import Layout
-
-Role = Literal["input", "hidden", "output"]
-
-ROLES: tuple[str, ...] = get_args(Role)
+from mulo._mup_said import Override, Said
+from mulo._mup_scaling import Role, Scaling, check_layout
 
 # A leaf of this name (flax) is added to, or scales, what a layer produces: all its axes
 # lie on the output side, also when there are several (DenseGeneral biases). Short names
@@ -32,72 +29,13 @@ _OUTPUT_SIDE_NAMES = ("bias", "scale")
 _HEAD_PROJECTIONS = ("query", "key", "value")
 
 
-@dataclasses.dataclass(frozen=True)
-class Scaling:
-    """How one leaf takes part in μP. Not a pytree: one leaf in ``jax.tree.map``.
-
-    Attributes:
-      role: ``"input"``, ``"hidden"`` or ``"output"``.
-      fan_in: Product of the axis sizes on the input side; 1 if there are none.
-      fan_out: Product of the axis sizes on the output side; 1 if there are none.
-      finite: True if no axis of the leaf grows with width: every rule leaves it alone.
-      copies: Independent weights in the leaf, such as the layers of ``nn.scan``, or 3
-        for a fused query, key and value; the leaf has ``fan_in * fan_out * copies``
-        entries. Rules step each as if it were a leaf of its own.
-      layout: Order of a weight's axes, see :func:`infer`.
-      copy_axes: Where the copies are: pairs of an axis of the leaf and the number of
-        copies it holds, as its outer factor. Empty: in front (``(copies, …)``) or,
-        where that does not fit, at the beginning of the output side.
-      tied: True for an embedding that is the readout too: its transpose gives the
-        logits, which then are to be multiplied by 1/fan_out.
-      shape: Of the leaf, if known; not compared.
-    """
-
-    role: Role
-    fan_in: int
-    fan_out: int
-    finite: bool = False
-    copies: int = 1
-    layout: Layout = "in_out"
-    copy_axes: axes_lib.CopyAxes = ()
-    tied: bool = False
-    shape: tuple[int, ...] | None = dataclasses.field(
-        default=None, compare=False, repr=False
-    )
-
-    def __post_init__(self):
-        if self.role not in ROLES:
-            raise ValueError(
-                f"A μP role is one of {', '.join(ROLES)}; got {self.role!r}."
-            )
-        for name in ("fan_in", "fan_out", "copies"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {self!r}.")
-        _check_layout(self.layout)
-        pairs = tuple(sorted((int(k), int(n)) for k, n in self.copy_axes))
-        object.__setattr__(self, "copy_axes", pairs)
-        if pairs and math.prod(n for _, n in pairs) != self.copies:
-            raise ValueError(
-                f"copy_axes must hold as many copies as copies says, got {self!r}."
-            )
-        if self.tied and self.role != "input":
-            raise ValueError(f"A tied embedding has the role 'input', got {self!r}.")
-
-    @property
-    def size(self) -> int:
-        """Entries of the leaf this belongs to."""
-        return self.fan_in * self.fan_out * self.copies
-
-
-# What overrides say of a leaf: its role, everything, or some fields of Scaling.
-Override = Role | Scaling | Mapping[str, Any]
-
-
 def infer(
     narrow: Any,
     target: Any,
     *,
     layout: Layout | Mapping[str, Layout] = "in_out",
+    stacked: Mapping[str, int] | None = None,
+    fused: Mapping[str, int] | None = None,
     overrides: Mapping[str, Override] | None = None,
 ) -> Any:
     """Infer every leaf's role from the shapes of one model at two widths.
@@ -126,7 +64,8 @@ def infer(
     output; if another layout's fits instead, that is an error.
 
     Layers stacked in one leaf (``nn.scan``: ``(layers, in, out)``) cannot be told from
-    a convolution: give them an override with ``copies``.
+    a convolution, nor a fused query, key and value from a wide weight: ``stacked`` and
+    ``fused`` say so, and every rule then steps them as leaves of their own.
 
     Args:
       narrow: Arrays or ``jax.ShapeDtypeStruct`` of the model at some other width;
@@ -136,39 +75,64 @@ def infer(
       layout: Of all leaves of two axes and more; or by path pattern, ``fnmatch`` on
         paths such as ``"params/readout/kernel"``: the first that matches holds, and
         ``in_out`` where none does.
+      stacked: Number of leading axes that are copies, by path pattern:
+        ``{"blocks/*": 1}`` for ``nn.scan`` over layers, ``{"*": 1}`` for an ensemble.
+        ``layout`` is that of the axes behind them.
+      fused: Number of copies on the output side, by path pattern: ``{"*/qkv/*": 3}``
+        for ``(in, 3 * out)`` or ``(in, 3, heads, head_dim)`` and their biases; equal
+        sizes only, one after the other.
       overrides: Role, or whole :class:`Scaling`, by path pattern. A role leaves fans
         and layout as they are inferred, except that ``"output"`` on an embedding is
-        read along its rows. A dict changes the fields of Scaling that it names.
+        read along its rows. ``"tied"`` is an embedding whose transpose gives the
+        logits: it has a readout's forward multiplier and does not start at zero. A dict
+        changes the fields of Scaling that it names.
 
     Returns:
       A tree of :class:`Scaling` with the structure of ``target``.
 
+    Warns:
+      UserWarning: If several leaves look like readouts, or one in the same module as a
+        hidden weight, and no override says so; if none does and there is an embedding.
+
     Raises:
       ValueError: If the trees differ in more than axis sizes, nothing differs, a leaf
-        is ambiguous or has another layout than its bias says (all name the leaf), or an
-        override or layout matches nothing.
+        is ambiguous, has another layout than its bias says or does not hold the copies
+        it should (all name the leaf), or a pattern matches nothing.
     """
     narrow, target = _evaluated(narrow), _evaluated(target)
-    narrow_shapes = {name: _shape(x) for name, x in named_leaves(narrow)}
-    target_shapes = {name: _shape(x) for name, x in named_leaves(target)}
+    narrow_shapes = {name: trees.shape_of(x) for name, x in trees.named_leaves(narrow)}
+    target_shapes = {name: trees.shape_of(x) for name, x in trees.named_leaves(target)}
     _check_same_names(narrow_shapes, target_shapes, "narrow", "target")
-    given = _resolve_overrides(overrides or {}, target_shapes)
-    layouts = _resolve_layouts(layout, target_shapes)
+    given = said_lib.overrides_of(overrides or {}, target_shapes)
+    if not isinstance(layout, Mapping):
+        layout = {"*": layout} if target_shapes else {}
+    layouts = said_lib.by_name("layout", layout, target_shapes, check_layout)
+    stacks = said_lib.counts("stacked", stacked or {}, target_shapes)
+    fusions = said_lib.counts("fused", fused or {}, target_shapes)
     for name, shape in target_shapes.items():
         if len(shape) != len(narrow_shapes[name]):
             raise ValueError(
-                f"{label(name)} has {len(narrow_shapes[name])} axes in the narrow "
-                f"model and {len(shape)} in the target: {narrow_shapes[name]} and "
-                f"{shape}. Both must be the same model at two widths."
+                f"{trees.label(name)} has {len(narrow_shapes[name])} axes in the "
+                f"narrow model and {len(shape)} in the target: {narrow_shapes[name]} "
+                f"and {shape}. Both must be the same model at two widths."
             )
     _check_directions(narrow_shapes, target_shapes)
     scalings = {
         name: _scaling(
-            name, narrow_shapes[name], shape, given.get(name), layouts.get(name)
+            name,
+            narrow_shapes[name],
+            shape,
+            Said(
+                given.get(name),
+                layouts.get(name, "in_out"),
+                stacks.get(name, 0),
+                fusions.get(name, 1),
+            ),
         )
         for name, shape in target_shapes.items()
     }
-    doubts.check_layouts(scalings, [*given])
+    doubts.check_layouts(scalings, given)
+    doubts.warn(scalings, given)
     return jax.tree.unflatten(jax.tree.structure(target), list(scalings.values()))
 
 
@@ -193,34 +157,85 @@ def _evaluated(model: Any) -> Any:
 
 
 def _scaling(
-    name: str,
-    narrow: tuple[int, ...],
-    shape: tuple[int, ...],
-    given: Override | None,
-    layout: Layout | None,
+    name: str, narrow: tuple[int, ...], shape: tuple[int, ...], said: Said
 ) -> Scaling:
-    """The scaling of one leaf, with its layout."""
-    known: dict[str, Any] = {"shape": shape}
-    if layout not in (None, "in_out") and not _is_output_side(name) and len(shape) > 1:
-        known["layout"] = layout
-        narrow, shape = (axes_lib.canonical(layout, x) for x in (narrow, shape))
+    """The scaling of one leaf, with its layout and copies."""
+    given, layout = said.override, said.layout
+    whole: dict[str, Any] = {"shape": shape}
+    copy_axes = _stacked_axes(name, narrow, shape, said.stacked)
+    if said.fused > 1:
+        copy_axes += (_fused_axis(name, narrow, shape, said),)
+    if copy_axes:
+        whole |= {"copies": math.prod(n for _, n in copy_axes), "copy_axes": copy_axes}
+    # One copy, as (*kernel, in, out).
+    one, one_narrow = (axes_lib.without_copies(x, copy_axes) for x in (shape, narrow))
+    if layout != "in_out" and len(one) > 1 and not _is_output_side(name):
+        whole["layout"] = layout
+        one, one_narrow = (axes_lib.canonical(layout, x) for x in (one, one_narrow))
     if isinstance(given, Scaling):
         scaling = given
         if given.layout != "in_out":
-            known.pop("layout", None)
+            whole.pop("layout", None)
+        if given.copies > 1:
+            whole = {k: x for k, x in whole.items() if not k.startswith("cop")}
     elif isinstance(given, Mapping):
-        role = given.get("role")
-        scaling = _infer_leaf(name, narrow, shape, role)
-        known |= given
+        scaling = _infer_leaf(name, one_narrow, one, given.get("role"))
+        if "copies" in given:
+            whole.pop("copy_axes", None)
+        whole |= given
+    elif given == "tied":
+        scaling = _infer_leaf(name, one_narrow, one, "input")
+        whole["tied"] = True
     else:
-        scaling = _infer_leaf(name, narrow, shape, given)
-    scaling = dataclasses.replace(scaling, **known)
+        scaling = _infer_leaf(name, one_narrow, one, given)
+    scaling = dataclasses.replace(scaling, **whole)
     if scaling.size != math.prod(shape):
         raise ValueError(
-            f"The override of {label(name)} has fan_in × fan_out × copies = "
+            f"The override of {trees.label(name)} has fan_in × fan_out × copies = "
             f"{scaling.size}, but the leaf has {math.prod(shape)} entries {shape}."
         )
     return scaling
+
+
+def _stacked_axes(
+    name: str, narrow: tuple[int, ...], shape: tuple[int, ...], count: int
+) -> axes_lib.CopyAxes:
+    if len(shape) < count:
+        raise ValueError(
+            f"{trees.label(name)} of shape {shape} has fewer than the {count} leading "
+            "axes that stacked says are copies."
+        )
+    if narrow[:count] != shape[:count]:
+        raise ValueError(
+            f"{trees.label(name)} has shape {narrow} in the narrow model and {shape} "
+            f"in the target: the first {count} of its axes are not copies, as stacked "
+            "says, but grow with width."
+        )
+    return tuple(enumerate(shape[:count]))
+
+
+def _fused_axis(
+    name: str, narrow: tuple[int, ...], shape: tuple[int, ...], said: Said
+) -> tuple[int, int]:
+    """The axis that copies on the output side are in, and their number."""
+    axes = range(said.stacked, len(shape))
+    out = axes_lib.output_axis(said.layout, len(axes)) if axes else 0
+    if _is_output_side(name) or len(axes) == 1:
+        out, own = 0, axes
+    elif said.layout == "in_out":
+        own = axes[1:]  # (in, 3, heads, head_dim).
+    else:
+        own = axes[out : out + 1]
+    for k in own:
+        if narrow[k] == shape[k] == said.fused:
+            return k, said.fused
+    k = said.stacked + out
+    if axes and all(x[k] % said.fused == 0 for x in (narrow, shape)):
+        return k, said.fused
+    raise ValueError(
+        f"{trees.label(name)} of shape {shape} has no output axis that holds "
+        f"{said.fused} copies, as fused says."
+    )
 
 
 def _infer_leaf(
@@ -258,8 +273,7 @@ def _infer_leaf(
 
 
 def _is_output_side(name: str) -> bool:
-    # Boxed parameters (flax partitioning, nnx) add a "value" of their own to the path.
-    return name.removesuffix("/value").rpartition("/")[2] in _OUTPUT_SIDE_NAMES
+    return trees.own_name(name) in _OUTPUT_SIDE_NAMES
 
 
 def _projects_to_heads(name: str, shape: tuple[int, ...]) -> bool:
@@ -277,7 +291,7 @@ def _overridden(
     last = len(shape) - 1
     if role != "input" and (last < 0 or (role == "hidden" and last < 1)):
         raise ValueError(
-            f"{label(name)} of shape {shape} has too few axes to be {role!r}; "
+            f"{trees.label(name)} of shape {shape} has too few axes to be {role!r}; "
             "use 'input'."
         )
     if role != "input" and _is_output_side(name):
@@ -307,12 +321,12 @@ class _Ambiguous(ValueError):
         self, name: str, narrow: tuple[int, ...], shape: tuple[int, ...], why: str
     ):
         super().__init__(
-            f"The μP role of {label(name)} is ambiguous: {narrow} in the narrow model, "
-            f"{shape} in the target, and of the axes that differ, {why}. Say what it "
-            f'is: overrides={{"{name}": mulo.mup.Scaling(role, fan_in, fan_out)}}, '
-            "where fan_in × fan_out × copies is the number of entries (a fused query, "
-            "key and value is 3 copies); a role alone will do where the last axis is "
-            "the output side."
+            f"The μP role of {trees.label(name)} is ambiguous: {narrow} in the narrow "
+            f"model, {shape} in the target, and of the axes that differ, {why}. Say "
+            f'what it is: overrides={{"{name}": mulo.mup.Scaling(role, fan_in, '
+            "fan_out)}, where fan_in × fan_out × copies is the number of entries (for "
+            "a fused query, key and value say fused=); a role alone will do where the "
+            "last axis is the output side."
         )
 
 
@@ -332,72 +346,11 @@ def _check_directions(
         )
     if grown is not None and shrunk is not None:
         raise ValueError(
-            f"From the narrow to the target model {label(grown)} grows "
-            f"({narrow[grown]} to {target[grown]}) and {label(shrunk)} shrinks "
+            f"From the narrow to the target model {trees.label(grown)} grows "
+            f"({narrow[grown]} to {target[grown]}) and {trees.label(shrunk)} shrinks "
             f"({narrow[shrunk]} to {target[shrunk]}). Change the width alone, not the "
             "data or the vocabulary."
         )
-
-
-def _resolve_overrides(
-    overrides: Mapping[str, Override], names: Iterable[str]
-) -> dict[str, Override]:
-    names = list(names)
-    given: dict[str, Override] = {}
-    fields = [f.name for f in dataclasses.fields(Scaling) if f.name != "shape"]
-    for pattern, role in overrides.items():
-        if isinstance(role, Mapping):
-            for field in role:
-                if field not in fields:
-                    raise ValueError(
-                        f"overrides[{pattern!r}] names {field!r}, which is no field of "
-                        f"a Scaling{nearest(field, fields)} It has: "
-                        f"{', '.join(fields)}."
-                    )
-        elif not isinstance(role, Scaling) and role not in ROLES:
-            raise ValueError(
-                f"overrides[{pattern!r}] must be one of {', '.join(ROLES)} or a "
-                f"Scaling, got {role!r}."
-            )
-        for name in _matched("The override", pattern, names):
-            if given.setdefault(name, role) != role:
-                raise ValueError(
-                    f"Two overrides match {label(name)} and disagree: "
-                    f"{given[name]!r} and {role!r} (from {pattern!r})."
-                )
-    return given
-
-
-def _resolve_layouts(
-    layout: Layout | Mapping[str, Layout], names: Iterable[str]
-) -> dict[str, Layout]:
-    names = list(names)
-    if not isinstance(layout, Mapping):
-        _check_layout(layout)
-        return dict.fromkeys(names, layout)
-    found: dict[str, Layout] = {}
-    for pattern, one in layout.items():
-        _check_layout(one)
-        for name in _matched("The layout", pattern, names):
-            found.setdefault(name, one)
-    return found
-
-
-def _check_layout(layout: Any) -> None:
-    if layout not in axes_lib.LAYOUTS:
-        raise ValueError(
-            f"layout must be one of {', '.join(axes_lib.LAYOUTS)}; got {layout!r}."
-        )
-
-
-def _matched(what: str, pattern: str, names: list[str]) -> list[str]:
-    matched = fnmatch.filter(names, pattern)
-    if not matched:
-        raise ValueError(
-            f"{what} {pattern!r} matches no leaf{nearest(pattern, names)} "
-            f"Leaves: {', '.join(names)}."
-        )
-    return matched
 
 
 def _check_same_names(
@@ -407,39 +360,6 @@ def _check_same_names(
         for name in only:
             if name not in other:
                 raise ValueError(
-                    f"{label(name)} is in the {is_in} model and not in the {not_in} "
-                    "one. Both must be the same model at two widths."
+                    f"{trees.label(name)} is in the {is_in} model and not in the "
+                    f"{not_in} one. Both must be the same model at two widths."
                 )
-
-
-def named_leaves(tree: Any) -> list[tuple[str, Any]]:
-    return [(keystr(path), leaf) for path, leaf in flatten(tree)]
-
-
-def flatten(tree: Any, is_leaf: Any = None) -> list[tuple[Any, Any]]:
-    return jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_leaf)[0]
-
-
-def keys(path: Any) -> tuple[str, ...]:
-    # Boxes count for nothing: nnx hands optimizers its parameters without them.
-    boxed = path and path[-1] == jax.tree_util.GetAttrKey("value")
-    return tuple(keystr((key,)) for key in (path[:-1] if boxed else path))
-
-
-def keystr(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-def _shape(leaf: Any) -> tuple[int, ...]:
-    return tuple(leaf.shape) if hasattr(leaf, "shape") else np.shape(leaf)
-
-
-def label(name: str) -> str:
-    return f"Leaf {name!r}" if name else "The only leaf"
-
-
-def nearest(name: Any, known: Iterable[str]) -> str:
-    if not isinstance(name, str):
-        return "."
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else "."

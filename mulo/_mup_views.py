@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from mulo import _mup_axes as axes_lib
-from mulo import _mup_roles as roles
+from mulo import _mup_trees as trees
 from mulo import mup as mup_lib
 from mulo.mup import Scaling
 
@@ -187,7 +187,7 @@ def _axes(path, scaling, shape):
         k < len(shape) and shape[k] % count == 0 for k, count in where
     )
     if not fits:
-        name = roles.label(roles.keystr(path))
+        name = trees.label(trees.keystr(path))
         raise ValueError(
             f"{name} of shape {shape} holds {scaling.copies} copies, and they are not "
             f"where {scaling!r} says. Give its Scaling copy_axes=((axis, copies),), or "

@@ -1,5 +1,6 @@
 import dataclasses
 import math
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -7,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from mulo import _mup_axes as axes
 from mulo import mup
 from mulo.mup import Scaling
 
@@ -243,7 +245,10 @@ def test_a_bias_tells_the_layout():
     [
         ("oi", "layout must be one of in_out, out_in, in_out_kernel"),
         ({"mid/kernel": "oi"}, "layout must be one of"),
-        ({"mid/kernl": "out_in"}, "layout 'mid/kernl' matches no leaf; did you mean"),
+        (
+            {"mid/kernl": "out_in"},
+            r"layout the pattern 'mid/kernl' matches no leaf; did",
+        ),
     ],
 )
 def test_bad_layouts_are_errors(layout, message):
@@ -315,6 +320,159 @@ def test_stacked_layers_are_described_by_copies():
 def test_bad_overrides_are_errors(overrides, message):
     with pytest.raises(ValueError, match=message):
         mup.infer(network(8), network(16), overrides=overrides)
+
+
+@pytest.mark.parametrize(
+    ("narrow", "target", "kwargs", "expected"),
+    [
+        ((5, 8, 8), (5, 16, 16), {"stacked": {"leaf": 1}}, ("hidden", 16, 16, 5)),
+        ((5, 8), (5, 16), {"stacked": {"leaf": 1}}, ("input", 1, 16, 5)),
+        ((5,), (5,), {"stacked": {"leaf": 1}}, ("input", 1, 1, 5)),
+        ((5, 2, 8, 3), (5, 2, 16, 3), {"stacked": {"le*": 2}}, ("output", 16, 3, 10)),
+        (
+            (5, 8, 3),
+            (5, 16, 3),
+            {"stacked": {"leaf": 1}, "layout": "out_in"},
+            ("input", 3, 16, 5),
+        ),
+        ((8, 24), (16, 48), {"fused": {"leaf": 3}}, ("hidden", 16, 16, 3)),
+        ((8, 3, 2, 4), (16, 3, 4, 4), {"fused": {"leaf": 3}}, ("hidden", 16, 16, 3)),
+        (
+            (24, 8),
+            (48, 16),
+            {"fused": {"leaf": 3}, "layout": "out_in"},
+            ("hidden", 16, 16, 3),
+        ),
+        ((24,), (48,), {"fused": {"leaf": 3}}, ("input", 1, 16, 3)),
+        (
+            (5, 8, 24),
+            (5, 16, 48),
+            {"stacked": {"leaf": 1}, "fused": {"leaf": 3}},
+            ("hidden", 16, 16, 15),
+        ),
+    ],
+)
+def test_copies_in_one_leaf_are_told_apart(narrow, target, kwargs, expected):
+    role, fan_in, fan_out, copies = expected
+    got = one(narrow, target, **kwargs)
+    assert (got.role, got.fan_in, got.fan_out, got.copies) == expected
+    # And stepped apart: the axes that hold them belong to the leaf.
+    parts = axes.split(jnp.zeros(target), got.layout, got.copy_axes)
+    assert parts.shape[0] == copies
+    assert math.prod(parts.shape[1:]) == fan_in * fan_out
+    # A role that is said changes nothing else.
+    said = one(narrow, target, overrides={"leaf": role}, **kwargs)
+    assert said == got
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"stacked": {"mid/*": 1}}, r"'mid/bias' has shape \(8,\) .* grow with width"),
+        ({"stacked": {"mid/bias": 2}}, r"fewer than the 2 leading axes"),
+        ({"stacked": {"mid/bias": 0}}, "number in stacked must be an integer >= 1"),
+        ({"stacked": {"blocks/*": 1}}, "stacked the pattern 'blocks/.' matches no"),
+        ({"fused": {"mid/kernel": 3}}, r"'mid/kernel' of shape .* holds 3 copies"),
+    ],
+)
+def test_copies_that_are_not_there_are_errors(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        mup.infer(network(8), network(16), **kwargs)
+
+
+def attention(width):
+    return {
+        name: shape(width, width if name in "qo" else 64) for name in ("q", "k", "v")
+    } | {"norm": shape(width)}
+
+
+def test_leaves_that_may_be_no_readouts_are_warned_of_with_what_to_write():
+    narrow, target = {"block": attention(8)}, {"block": attention(16)}
+    write = r'overrides={"block/k": "hidden", "block/v": "hidden"}'
+    with pytest.warns(UserWarning, match=write):
+        mup.infer(narrow, target)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        said = {"block/k": "hidden", "block/v": "hidden"}
+        tree = mup.infer(narrow, target, overrides=said)
+    assert tree["block"]["k"] == Scaling("hidden", 16, 64)
+    # One alone, with a hidden weight in its module.
+    for model in (narrow, target):
+        model["block"].pop("v")
+    with pytest.warns(UserWarning, match=r"'block/k' \(16, 64\)"):
+        mup.infer(narrow, target)
+
+
+def test_a_tied_embedding_has_the_multiplier_of_a_readout_and_does_not_start_at_zero():
+    narrow, target = ({"embed": shape(50, w), "w": shape(w, w)} for w in (8, 16))
+    with pytest.warns(UserWarning, match=r'overrides={"embed": "tied"}'):
+        mup.infer(narrow, target)
+    tied = mup.infer(narrow, target, overrides={"embed": "tied"})["embed"]
+    assert tied == Scaling("input", 50, 16, tied=True)
+    assert mup.forward_multiplier(tied, base_width=4) == 1 / 4
+    assert mup.init_std(tied) > 0
+    # Its step is right for both of its uses.
+    for optimizer in ("adam", "sgd", "muon"):
+        pair = tied, Scaling("output", 16, 50)
+        steps = mup.update_multipliers(pair, optimizer=optimizer, base_width=4)
+        assert steps[0] == steps[1]
+    with pytest.raises(ValueError, match="tied embedding has the role 'input'"):
+        Scaling("output", 16, 50, tied=True)
+
+
+def test_functions_are_traced_and_not_run():
+    def model(width):
+        def init(key):
+            assert isinstance(key, jax.core.Tracer)
+            return {"w": jax.random.normal(key, (3, width)), "b": jnp.zeros(width)}
+
+        return init
+
+    want = mup.infer(*(jax.eval_shape(model(w), jax.random.key(0)) for w in (4, 8)))
+    assert mup.infer(model(4), model(8)) == want
+    assert mup.infer(lambda: {"w": jnp.ones((3, 4))}, {"w": jnp.ones((3, 8))}) == {
+        "w": Scaling("input", 3, 8)
+    }
+    with pytest.raises(ValueError, match=r"takes a PRNG key or nothing, .* rngs, x"):
+        mup.infer(lambda rngs, x: x, model(8))
+
+
+def test_a_model_is_drawn_again_at_the_scales_of_mup():
+    def model(width):
+        return network(width) | {
+            "norm": {"scale": shape(width)},
+            "tokens": {"embedding": shape(50, width)},
+            "fixed": shape(4, 5),
+        }
+
+    params = jax.tree.map(lambda x: jnp.full(x.shape, 7.0), model(128))
+    params["mid"]["kernel"] = params["mid"]["kernel"].astype(jnp.bfloat16)
+    scalings = mup.infer(model(64), model(128))
+    drawn = mup.init(params, scalings, jax.random.key(0))
+    assert jax.tree.map(jnp.shape, drawn) == jax.tree.map(jnp.shape, params)
+    assert drawn["mid"]["kernel"].dtype == jnp.bfloat16
+    want = {"in": 64**-0.5, "mid": 128**-0.5}
+    for name, std in want.items():
+        found = np.std(np.asarray(drawn[name]["kernel"], np.float32))
+        np.testing.assert_allclose(found, std, rtol=0.05)
+    np.testing.assert_allclose(np.std(drawn["tokens"]["embedding"]), 1.0, rtol=0.05)
+    assert not np.any(drawn["out"]["kernel"])
+    # Drawn with 1/√1, gains and biases would be noise.
+    kept = [*(drawn[k]["bias"] for k in want), drawn["norm"]["scale"], drawn["fixed"]]
+    assert all(np.all(x == 7.0) for x in kept)
+    with pytest.raises(ValueError, match=r"'in/bias' has 128 entries"):
+        mup.init(params, mup.infer(model(128), model(64)), jax.random.key(0))
+
+
+def test_a_table_says_what_becomes_of_every_leaf():
+    table = mup.describe(mup.infer(network(8), network(16)), base_width=4).splitlines()
+    cells = {line.split()[0]: line.split() for line in table[1:]}
+    assert cells["in/kernel"][1:] == "(64, 16) input 64 1 1 0.125".split()
+    assert cells["mid/kernel"][1:] == "(16, 16) hidden 16 1 0.25 0.25".split()
+    assert cells["out/kernel"][1:] == "(16, 10) output 16 0.25 1 0".split()
+    assert cells["mid/bias"][-2:] == ["as", "is"]
+    table = mup.describe(Scaling("hidden", 2, 3, copies=4, layout="out_in"))
+    assert "hidden, 4 copies, out_in" in table
 
 
 def test_scaling_refuses_nonsense():
