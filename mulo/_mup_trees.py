@@ -17,9 +17,12 @@ def flatten(tree: Any, is_leaf: Any = None) -> list[tuple[Any, Any]]:
 
 
 def keys(path: Any) -> tuple[str, ...]:
-    # Boxes count for nothing: nnx hands optimizers its parameters without them.
+    # Boxes count for nothing: nnx hands optimizers its parameters without them. What
+    # takes the place of a leaf with copies is inside its box.
+    in_copies = path and isinstance(path[-1], jax.tree_util.FlattenedIndexKey)
+    path, copy = (path[:-1], path[-1:]) if in_copies else (path, ())
     boxed = path and path[-1] == jax.tree_util.GetAttrKey("value")
-    return tuple(keystr((key,)) for key in (path[:-1] if boxed else path))
+    return tuple(keystr((key,)) for key in (*(path[:-1] if boxed else path), *copy))
 
 
 def keystr(path: Any) -> str:

@@ -28,9 +28,10 @@ def sees_weights(*, batched: bool = False) -> Callable[[_Factory[_P]], _Factory[
     """Make a decorator for what takes ``mup=`` and makes a transformation.
 
     The transformation refuses parameters that the μP tree is not of, at ``init`` too.
-    Inside, and so in its state, a leaf with L copies is a tuple of L leaves, and one in
-    another layout is ``(*kernel, in, out)``. Where nothing has copies or another layout
-    the rule sees its parameters as they are.
+    The rule sees a leaf with L copies as L leaves, and one in another layout as
+    ``(*kernel, in, out)``. So does its state, with the copies stacked again: whatever
+    it holds per parameter is ``(L, …)``, in the structure of the parameters. Where
+    nothing has copies or another layout the rule sees its parameters as they are.
 
     Args:
       batched: Copies stay one array ``(L, …)``, hidden ones ``(L, fan_in, fan_out)``:
@@ -65,19 +66,84 @@ def sees_weights(*, batched: bool = False) -> Callable[[_Factory[_P]], _Factory[
 
 def _seeing(view, inner):
     """A rule on its view of the leaves."""
+    templates = {}  # Of the rule's state, by what it is the state for.
+
+    def template(seen):
+        leaves, treedef = jax.tree.flatten(seen)
+        key = treedef, tuple((jnp.shape(x), jnp.result_type(x)) for x in leaves)
+        if key not in templates:
+            templates[key] = jax.eval_shape(inner.init, seen)
+        return templates[key]
 
     def init_fn(params):
         mup_lib.align(view.given, params, scalings=view.given)
-        return inner.init(view.apply(params) if view.changes else params)
+        if not view.changes:
+            return inner.init(params)
+        return _stack(inner.init(view.apply(params)))
 
     def update_fn(updates, state, params=None, **extra_args):
         if not view.changes:
             return inner.update(updates, state, params, **extra_args)
         seen = None if params is None else view.apply(params)
-        new, state = inner.update(view.apply(updates), state, seen, **extra_args)
-        return view.undo(new, updates), state
+        grads = view.apply(updates)
+        state = _unstack(state, template(grads if seen is None else seen))
+        new, state = inner.update(grads, state, seen, **extra_args)
+        return view.undo(new, updates), _stack(state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+@jax.tree_util.register_pytree_with_keys_class
+class _Copies:
+    """What the rule sees in place of a leaf with copies: as many leaves."""
+
+    def __init__(self, parts):
+        self.parts = tuple(parts)
+
+    def tree_flatten_with_keys(self):
+        keyed = enumerate(self.parts)
+        return [(jax.tree_util.FlattenedIndexKey(k), x) for k, x in keyed], None
+
+    def tree_flatten(self):
+        return self.parts, None
+
+    @classmethod
+    def tree_unflatten(cls, aux, children):
+        del aux
+        return cls(children)
+
+
+def _is_copies(x):
+    return isinstance(x, _Copies)
+
+
+def _stack(state):
+    """The rule's state with an axis in front of what it holds for copies."""
+    return jax.tree.map(
+        lambda x: (
+            jax.tree.map(lambda *parts: jnp.stack(parts), *x.parts)
+            if _is_copies(x)
+            else x
+        ),
+        state,
+        is_leaf=_is_copies,
+    )
+
+
+def _unstack(state, like):
+    """Undo `_stack`."""
+    return jax.tree.map(
+        lambda wanted, x: (
+            _Copies(
+                jax.tree.map(lambda a, k=k: a[k], x) for k in range(len(wanted.parts))
+            )
+            if _is_copies(wanted)
+            else x
+        ),
+        like,
+        state,
+        is_leaf=_is_copies,
+    )
 
 
 class _View:
@@ -114,7 +180,7 @@ class _View:
             if scaling.copies == 1:
                 return parts[0]
             if not self._batched:
-                return tuple(parts)
+                return _Copies(parts)
             if scaling.role == "hidden" and not scaling.finite:
                 return parts.reshape(-1, scaling.fan_in, scaling.fan_out)
             return parts
@@ -161,7 +227,7 @@ class _View:
         if self._batched:
             axes = ((0, scaling.copies),)
             return Scaling(*_fields(one), copies=scaling.copies, copy_axes=axes)
-        return (one,) * scaling.copies
+        return _Copies((one,) * scaling.copies)
 
 
 def _map(function, tree, *rest):
