@@ -33,8 +33,9 @@ def init(params: Any, scalings: Any, key: jax.Array) -> Any:
     are: flax's defaults have 1/√fan_in already, and a gain that belongs to an
     activation or to depth (He's √2, 1/√layers on residual branches) is constant in
     width and would be lost here. A readout of zeros belongs to logits that are
-    multiplied by :func:`forward_multiplier`: without the multiplier in the model, a
-    readout learns fan_in times too fast for all that is below it.
+    multiplied by :func:`forward_multiplier`. With ``base_width=1`` that slows the start
+    of a short run down, by more than any redrawing does: give it the width at which the
+    model is right as it is. docs/mup.md has the measurement.
 
     Args:
       params: Arrays, in any dtype; only shapes and dtypes of those drawn are read.

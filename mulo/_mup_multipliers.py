@@ -223,9 +223,8 @@ def align(values: Any, params: Any, *, scalings: Any = None) -> Any:
 
 def _is_placeholder(params: Any) -> bool:
     """Whether this stands for parameters, as in ``optax.tree.map_params``."""
-    holds_nothing = jax.tree_util.treedef_is_leaf(jax.tree.structure(params))
     known = params is None or isinstance(params, dict | list | tuple)
-    return not holds_nothing and not known and not jax.tree.leaves(params)
+    return not known and not jax.tree.leaves(params)
 
 
 def _is_masked(leaf: Any) -> bool:

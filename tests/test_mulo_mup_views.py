@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 from test_mulo_optax_contract import NAMES, make
 
 import mulo
@@ -110,6 +111,26 @@ def test_copies_that_are_not_where_they_should_be_are_named():
     tx = mulo.muon(0.1, mup=scaling)
     with pytest.raises(ValueError, match=r"'w' of shape \(3, 8\) holds 2 copies"):
         tx.init({"w": jnp.ones((3, 8))})
+
+
+def test_a_state_holds_copies_in_the_structure_of_the_parameters():
+    rule = mulo.LearnedAdam()
+    tx = rule.transform(rule.init(jax.random.key(0)), mup=SCALINGS)
+    params = draw(0)
+    state = tx.init(params)
+    _, adam, _ = state
+    assert jax.tree.map(jnp.shape, adam.mu) == {"deep": (2, 2, 4, 6), "gains": (2, 4)}
+    # So that what belongs to parameters is found, and specs can be laid beside it.
+    marks = {"deep": 1.0, "gains": 2.0}
+    marked = optax.tree.map_params(tx, lambda x, m: m + 0.0 * x, state, marks)
+    assert np.all(marked[1].nu["gains"] == 2.0)
+    assert np.all(marked[1].count == 0)
+    # nnx gives optimizers its parameters in boxes.
+    boxed = nnx.State(jax.tree.map(nnx.Param, params))
+    got, _ = tx.update(boxed, tx.init(boxed), boxed)
+    want, _ = tx.update(params, state, params)
+    for name in params:
+        np.testing.assert_array_equal(got[name][...], want[name])
 
 
 @pytest.mark.parametrize("copies", [False, True])
