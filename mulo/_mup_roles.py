@@ -131,7 +131,8 @@ def infer(
         )
         for name, shape in target_shapes.items()
     }
-    doubts.check_layouts(scalings, given)
+    whole = [name for name, said in given.items() if not isinstance(said, str)]
+    doubts.check_layouts(scalings, whole)
     doubts.warn(scalings, given)
     return jax.tree.unflatten(jax.tree.structure(target), list(scalings.values()))
 
@@ -326,7 +327,8 @@ class _Ambiguous(ValueError):
             f'what it is: overrides={{"{name}": mulo.mup.Scaling(role, fan_in, '
             "fan_out)}, where fan_in × fan_out × copies is the number of entries (for "
             "a fused query, key and value say fused=); a role alone will do where the "
-            "last axis is the output side."
+            "last axis is the output side. If its axes come in another order than "
+            '(*kernel, in, out), as in equinox and torch, say layout="out_in".'
         )
 
 

@@ -236,7 +236,13 @@ def test_a_bias_tells_the_layout():
     deconv = [{"kernel": shape(3, 3, 2 * w, w), "bias": shape(2 * w)} for w in (8, 16)]
     with pytest.raises(ValueError, match=r'layout="kernel_out_in"'):
         mup.infer(*deconv)
-    # Who speaks for a leaf knows better.
+    with pytest.raises(ValueError, match=r'layout="out_in"'):
+        mup.infer(*flat, overrides={"a.weight": "hidden"})
+    # A convolution's axes cannot be told at all.
+    conv = [{"c": {"weight": shape(w, 3, 5, 5)}} for w in (8, 16)]
+    with pytest.raises(ValueError, match=r'ambiguous.*layout="out_in"'):
+        mup.infer(*conv)
+    # Who speaks for a whole leaf knows better.
     mup.infer(*flat, overrides={"a.weight": Scaling("input", 16, 3)})
 
 
