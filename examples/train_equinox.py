@@ -59,27 +59,9 @@ def linear(fan_in, fan_out, key, factor):
     return eqx.tree_at(lambda x: (x.weight, x.bias), layer, arrays)
 
 
-def transposed(tree):
-    """Swap the axes of arrays: equinox's weights are (out, in), mulo reads (in, out).
-
-    The weight of an ``eqx.nn.Embedding`` is (in, out) as it is: leave that alone.
-    """
-    return jax.tree.map(jnp.transpose, eqx.filter(tree, eqx.is_inexact_array))
-
-
-def seen_transposed(tx):
-    """Let an optimizer see gradients and parameters transposed."""
-
-    def update(updates, state, params=None, **extra):
-        # For square hidden matrices, roles inferred from transposed shapes would do.
-        # Others are orthogonalized as (in, out), and must be laid out so.
-        updates, params = transposed(updates), transposed(params)
-        updates, state = tx.update(updates, state, params, **extra)
-        return transposed(updates), state
-
-    return optax.GradientTransformationExtraArgs(
-        lambda params: tx.init(transposed(params)), update
-    )
+def parameters(model):
+    """Return the arrays to be trained, with None for the rest of the module."""
+    return eqx.filter(model, eqx.is_inexact_array)
 
 
 def load_digits(seed):
@@ -104,9 +86,8 @@ def step(model, state, tx, images, labels, key):
     batch = jax.random.choice(key, len(labels), (64,))
     grad_fn = eqx.filter_value_and_grad(loss_and_logits, has_aux=True)
     (loss, _), grads = grad_fn(model, images[batch], labels[batch])
-    params = eqx.filter(model, eqx.is_inexact_array)
     # LearnedMuon does not read the loss; some other learned optimizers do.
-    updates, state = tx.update(grads, state, params, value=loss)
+    updates, state = tx.update(grads, state, parameters(model), value=loss)
     return eqx.apply_updates(model, updates), state, loss
 
 
@@ -121,7 +102,7 @@ def main(argv=None):
     init_key, batch_key = jax.random.split(jax.random.key(args.seed))
 
     def run(model, tx):
-        state, losses = tx.init(eqx.filter(model, eqx.is_inexact_array)), []
+        state, losses = tx.init(parameters(model)), []
         for key in jax.random.split(batch_key, args.steps):
             model, state, loss = step(model, state, tx, *train_set, key)
             losses.append(loss)
@@ -130,11 +111,14 @@ def main(argv=None):
         last = jnp.stack(losses[-args.steps // 20 :]).mean()  # 5 % of the steps.
         return float(last), float(loss), float(accuracy)
 
-    # The roles follow from shapes at two widths: what differs grows with width.
-    narrow, params = (transposed(MLP(init_key, width)) for width in (64, 128))
-    mup = mulo.mup.infer(narrow, params)
+    # The roles follow from shapes at two widths: what differs grows with width. A
+    # Linear or Conv of equinox has its axes as (out, in, ...); the weight of an
+    # eqx.nn.Embedding is (in, out) and would need a line of its own:
+    # layout={"embedding/weight": "in_out", "*": "out_in"}.
+    narrow, params = (parameters(MLP(init_key, width)) for width in (64, 128))
+    mup = mulo.mup.infer(narrow, params, layout="out_in")
     tx = mulo.load(args.theta).transform(mup=mup, num_steps=args.steps)
-    table = {args.theta: run(MLP(init_key), seen_transposed(tx))}
+    table = {args.theta: run(MLP(init_key), tx)}
 
     # AdamW gets the standard parametrization, with equinox's own initialization.
     adamw = {}

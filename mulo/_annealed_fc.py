@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from mulo import _rule_inputs as inputs
+from mulo._mup_views import sees_weights
 from mulo._small_fc import SmallFC, Theta
 
 _REFERENCE_STEPS = 1_000.0  # A run's steps, as the time features count them.
@@ -39,6 +40,7 @@ class AnnealedFC(SmallFC):
         inputs.check_single_decays(self, ("warmup_frac",))
         inputs.check_positive(self, ("final_frac",))
 
+    @sees_weights()
     def transform(
         self, theta: Theta, *, mup: Any | None = None, num_steps: Any = None
     ) -> optax.GradientTransformationExtraArgs:

@@ -29,6 +29,7 @@ from mulo import _stacks as stacks_lib
 from mulo import _velo_features as features
 from mulo import _velo_leaf as leaf_lib
 from mulo import _velo_network as network_lib
+from mulo._mup_views import sees_weights
 
 Theta = Any  # {"lstm_init_state": …, "rnn_params": …, maybe "ff_mod_stack": …}.
 
@@ -124,6 +125,7 @@ class Celo:
         """Raise ValueError, naming the leaf, unless theta fits this architecture."""
         inputs.check_theta(self, theta)
 
+    @sees_weights()
     def transform(
         self, theta: Theta, *, mup: Any | None = None, num_steps: Any = None
     ) -> optax.GradientTransformationExtraArgs:
@@ -254,6 +256,7 @@ class CeloAdam:
         """Raise ValueError, naming the leaf, unless theta fits this architecture."""
         inputs.check_theta(self, theta)
 
+    @sees_weights()
     def transform(
         self, theta: Theta, *, mup: Any | None = None, num_steps: Any = None
     ) -> optax.GradientTransformationExtraArgs:

@@ -37,6 +37,7 @@ from mulo import _rule_inputs as inputs
 from mulo import _stacks as stacks_lib
 from mulo import mup as mup_lib
 from mulo._mu_adam import scale_by_mup
+from mulo._mup_views import sees_weights
 from mulo._wrappers import in_float32
 
 Theta = Any  # {"ff_mod_stack": {"w0__0", …, "b0", "w1", …}}, float32 arrays.
@@ -136,6 +137,7 @@ class Celo2:
         """Raise ValueError, naming the leaf, unless theta fits this architecture."""
         inputs.check_theta(self, theta)
 
+    @sees_weights()
     def transform(
         self,
         theta: Theta,

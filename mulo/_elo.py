@@ -20,6 +20,7 @@ import optax
 from mulo import _numbers as numbers
 from mulo import _rule_inputs as inputs
 from mulo import _wrappers as wrappers
+from mulo._mup_views import sees_weights
 from mulo._small_fc import SmallFC
 
 Theta = Any  # {"nn": {"w0", "b0", …}}, float32 arrays.
@@ -81,6 +82,7 @@ class ELO:
         """Raise ValueError, naming the leaf, unless theta fits this architecture."""
         inputs.check_theta(self, theta)
 
+    @sees_weights()
     def transform(
         self,
         theta: Theta,

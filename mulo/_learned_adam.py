@@ -21,6 +21,7 @@ import optax
 from mulo import _rule_inputs as inputs
 from mulo import _wrappers as wrappers
 from mulo._mu_adam import scale_by_mup
+from mulo._mup_views import sees_weights
 
 Theta = Any  # {"matrix": {"log_lr", …}, "vector": {…}}, float32 scalars.
 
@@ -89,6 +90,7 @@ class LearnedAdam:
         """Raise ValueError, naming the leaf, unless theta fits this architecture."""
         inputs.check_theta(self, theta)
 
+    @sees_weights()
     def transform(
         self, theta: Theta, *, mup: Any | None = None
     ) -> optax.GradientTransformationExtraArgs:

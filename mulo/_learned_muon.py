@@ -42,6 +42,7 @@ from mulo import _rule_inputs as inputs
 from mulo import _scalar_network as scalar_network
 from mulo import _stacks as stacks_lib
 from mulo import _wrappers as wrappers
+from mulo._mup_views import sees_weights
 
 Theta = Any  # {"mix", "exponent", "caution", "schedule": {"w0", …}}, float32 arrays.
 Schedule = Literal["progress"] | None
@@ -166,6 +167,7 @@ class LearnedMuon:
         """Raise ValueError, naming the leaf, unless theta fits this architecture."""
         inputs.check_theta(self, theta)
 
+    @sees_weights()
     def transform(
         self,
         theta: Theta,
@@ -217,9 +219,7 @@ class LearnedMuon:
         def init_fn(params):
             inputs.check_floating("LearnedMuon", params)
             if not inputs.is_placeholder(params):
-                kinds_lib.kinds(
-                    params, mup, self.base_width, self.max_input_dim
-                )
+                kinds_lib.kinds(params, mup, self.base_width, self.max_input_dim)
 
             def zeros():
                 return jax.tree.map(

@@ -27,6 +27,7 @@ from mulo import _accumulators as accumulators
 from mulo import _lstm as lstm_lib
 from mulo import _lstm_ff_features as features
 from mulo import _rule_inputs as inputs
+from mulo._mup_views import sees_weights
 
 Theta = Any  # {"ffmod_params": …, "rnn_params": …, …}, float32 arrays.
 
@@ -140,6 +141,7 @@ class LSTMFF:
         """Raise ValueError, naming the leaf, unless theta fits this architecture."""
         inputs.check_theta(self, theta)
 
+    @sees_weights()
     def transform(
         self, theta: Theta, *, mup: Any | None = None, num_steps: Any = None
     ) -> optax.GradientTransformationExtraArgs:

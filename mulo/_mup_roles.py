@@ -4,18 +4,20 @@ Public names are re-exported by :mod:`mulo.mup`, which says what each role gets.
 """
 
 import dataclasses
-import difflib
-import fnmatch
+import inspect
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any, Literal, get_args
+from collections.abc import Mapping
+from typing import Any
 
 import jax
-import numpy as np
 
-Role = Literal["input", "hidden", "output"]
-
-ROLES: tuple[str, ...] = get_args(Role)
+from mulo import _mup_axes as axes_lib
+from mulo import _mup_doubts as doubts
+from mulo import _mup_said as said_lib
+from mulo import _mup_trees as trees
+from mulo._mup_axes import Layout
+from mulo._mup_said import Override, Said
+from mulo._mup_scaling import Role, Scaling, check_layout
 
 # A leaf of this name (flax) is added to, or scales, what a layer produces: all its axes
 # lie on the output side, also when there are several (DenseGeneral biases). Short names
@@ -27,42 +29,14 @@ _OUTPUT_SIDE_NAMES = ("bias", "scale")
 _HEAD_PROJECTIONS = ("query", "key", "value")
 
 
-@dataclasses.dataclass(frozen=True)
-class Scaling:
-    """How one leaf takes part in μP. Not a pytree: one leaf in ``jax.tree.map``.
-
-    Attributes:
-      role: ``"input"``, ``"hidden"`` or ``"output"``.
-      fan_in: Product of the axis sizes on the input side; 1 if there are none.
-      fan_out: Product of the axis sizes on the output side; 1 if there are none.
-      finite: True if no axis of the leaf grows with width: every rule leaves it alone.
-      copies: Independent weights stacked in the leaf, such as the layers of
-        ``nn.scan``; the leaf has ``fan_in * fan_out * copies`` entries.
-    """
-
-    role: Role
-    fan_in: int
-    fan_out: int
-    finite: bool = False
-    copies: int = 1
-
-    def __post_init__(self):
-        if self.role not in ROLES:
-            raise ValueError(
-                f"A μP role is one of {', '.join(ROLES)}; got {self.role!r}."
-            )
-        for name in ("fan_in", "fan_out", "copies"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {self!r}.")
-
-    @property
-    def size(self) -> int:
-        """Entries of the leaf this belongs to."""
-        return self.fan_in * self.fan_out * self.copies
-
-
 def infer(
-    narrow: Any, target: Any, *, overrides: Mapping[str, Role | Scaling] | None = None
+    narrow: Any,
+    target: Any,
+    *,
+    layout: Layout | Mapping[str, Layout] = "in_out",
+    stacked: Mapping[str, int] | None = None,
+    fused: Mapping[str, int] | None = None,
+    overrides: Mapping[str, Override] | None = None,
 ) -> Any:
     """Infer every leaf's role from the shapes of one model at two widths.
 
@@ -75,58 +49,205 @@ def infer(
     ``bias`` or ``scale`` lie on the output side whole; of ``query``, ``key`` and
     ``value`` kernels with three axes, the last two do.
 
+    Libraries order axes differently. ``layout`` says how:
+
+    ================= ====================== =======================================
+    layout            axes                   of
+    ================= ====================== =======================================
+    ``in_out``        ``(*kernel, in, out)`` flax, haiku; embeddings everywhere
+    ``out_in``        ``(out, in, *kernel)`` equinox, torch
+    ``in_out_kernel`` ``(in, out, *kernel)`` torch's ConvTranspose
+    ``kernel_out_in`` ``(*kernel, out, in)`` flax's ConvTranspose, transpose_kernel
+    ================= ====================== =======================================
+
+    Where a weight has a bias beside it, the bias's size must be that of the weight's
+    output; if another layout's fits instead, that is an error.
+
     Layers stacked in one leaf (``nn.scan``: ``(layers, in, out)``) cannot be told from
-    a convolution: give them an override with ``copies``.
+    a convolution, nor a fused query, key and value from a wide weight: ``stacked`` and
+    ``fused`` say so, and every rule then steps them as leaves of their own.
 
     Args:
       narrow: Arrays or ``jax.ShapeDtypeStruct`` of the model at some other width;
-        only shapes are read. The same depth and data as ``target``.
+        only shapes are read. The same depth and data as ``target``. Or a function that
+        makes the parameters, of a PRNG key or of nothing: it is traced, not run.
       target: The same for the width to be trained; fans are read from it.
-      overrides: Role, or whole :class:`Scaling`, by path pattern: ``fnmatch`` on paths
-        such as ``"params/readout/kernel"``.
+      layout: Of all leaves of two axes and more; or by path pattern, ``fnmatch`` on
+        paths such as ``"params/readout/kernel"``: the first that matches holds, and
+        ``in_out`` where none does.
+      stacked: Number of leading axes that are copies, by path pattern:
+        ``{"blocks/*": 1}`` for ``nn.scan`` over layers, ``{"*": 1}`` for an ensemble.
+        ``layout`` is that of the axes behind them.
+      fused: Number of copies on the output side, by path pattern: ``{"*/qkv/*": 3}``
+        for ``(in, 3 * out)`` or ``(in, 3, heads, head_dim)`` and their biases; equal
+        sizes only, one after the other.
+      overrides: Role, or whole :class:`Scaling`, by path pattern. A role leaves fans
+        and layout as they are inferred, except that ``"output"`` on an embedding is
+        read along its rows. ``"tied"`` is an embedding whose transpose gives the
+        logits: it has a readout's forward multiplier and does not start at zero. A dict
+        changes the fields of Scaling that it names.
 
     Returns:
       A tree of :class:`Scaling` with the structure of ``target``.
 
+    Warns:
+      UserWarning: If several leaves look like readouts, or one in the same module as a
+        hidden weight, and no override says so; if none does and there is an embedding.
+
     Raises:
       ValueError: If the trees differ in more than axis sizes, nothing differs, a leaf
-        is ambiguous (all name the leaf), or an override matches nothing.
+        is ambiguous, has another layout than its bias says or does not hold the copies
+        it should (all name the leaf), or a pattern matches nothing.
     """
-    narrow_shapes = {name: _shape(x) for name, x in named_leaves(narrow)}
-    target_shapes = {name: _shape(x) for name, x in named_leaves(target)}
+    narrow, target = _evaluated(narrow), _evaluated(target)
+    narrow_shapes = {name: trees.shape_of(x) for name, x in trees.named_leaves(narrow)}
+    target_shapes = {name: trees.shape_of(x) for name, x in trees.named_leaves(target)}
     _check_same_names(narrow_shapes, target_shapes, "narrow", "target")
-    given = _resolve_overrides(overrides or {}, target_shapes)
+    given = said_lib.overrides_of(overrides or {}, target_shapes)
+    if not isinstance(layout, Mapping):
+        layout = {"*": layout} if target_shapes else {}
+    layouts = said_lib.by_name("layout", layout, target_shapes, check_layout)
+    stacks = said_lib.counts("stacked", stacked or {}, target_shapes)
+    fusions = said_lib.counts("fused", fused or {}, target_shapes)
     for name, shape in target_shapes.items():
         if len(shape) != len(narrow_shapes[name]):
             raise ValueError(
-                f"{label(name)} has {len(narrow_shapes[name])} axes in the narrow "
-                f"model and {len(shape)} in the target: {narrow_shapes[name]} and "
-                f"{shape}. Both must be the same model at two widths."
+                f"{trees.label(name)} has {len(narrow_shapes[name])} axes in the "
+                f"narrow model and {len(shape)} in the target: {narrow_shapes[name]} "
+                f"and {shape}. Both must be the same model at two widths."
             )
     _check_directions(narrow_shapes, target_shapes)
-    scalings = [
-        _infer_leaf(name, narrow_shapes[name], shape, given.get(name))
+    scalings = {
+        name: _scaling(
+            name,
+            narrow_shapes[name],
+            shape,
+            Said(
+                given.get(name),
+                layouts.get(name, "in_out"),
+                stacks.get(name, 0),
+                fusions.get(name, 1),
+            ),
+        )
         for name, shape in target_shapes.items()
+    }
+    whole = [name for name, said in given.items() if not isinstance(said, str)]
+    doubts.check_layouts(scalings, whole)
+    doubts.warn(scalings, given)
+    return jax.tree.unflatten(jax.tree.structure(target), list(scalings.values()))
+
+
+def _evaluated(model: Any) -> Any:
+    """What a function makes, abstractly; anything else as it is."""
+    # Equinox modules can be called too, but are trees.
+    if not callable(model) or not jax.tree_util.all_leaves([model]):
+        return model
+    required = [
+        p
+        for p in inspect.signature(model).parameters.values()
+        if p.default is p.empty
+        and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
     ]
-    return jax.tree.unflatten(jax.tree.structure(target), scalings)
+    if len(required) > 1:
+        raise ValueError(
+            "A function given to mulo.mup.infer takes a PRNG key or nothing, got one "
+            f"of {', '.join(p.name for p in required)}. Wrap it: "
+            "lambda key: model.init(key, inputs)."
+        )
+    return jax.eval_shape(model, *[jax.random.key(0)][: len(required)])
+
+
+def _scaling(
+    name: str, narrow: tuple[int, ...], shape: tuple[int, ...], said: Said
+) -> Scaling:
+    """The scaling of one leaf, with its layout and copies."""
+    given, layout = said.override, said.layout
+    whole: dict[str, Any] = {"shape": shape}
+    copy_axes = _stacked_axes(name, narrow, shape, said.stacked)
+    if said.fused > 1:
+        copy_axes += (_fused_axis(name, narrow, shape, said),)
+    if copy_axes:
+        whole |= {"copies": math.prod(n for _, n in copy_axes), "copy_axes": copy_axes}
+    # One copy, as (*kernel, in, out).
+    one, one_narrow = (axes_lib.without_copies(x, copy_axes) for x in (shape, narrow))
+    if layout != "in_out" and len(one) > 1 and not _is_output_side(name):
+        whole["layout"] = layout
+        one, one_narrow = (axes_lib.canonical(layout, x) for x in (one, one_narrow))
+    if isinstance(given, Scaling):
+        scaling = given
+        if given.layout != "in_out":
+            whole.pop("layout", None)
+        if given.copies > 1:
+            whole = {k: x for k, x in whole.items() if not k.startswith("cop")}
+    elif isinstance(given, Mapping):
+        scaling = _infer_leaf(name, one_narrow, one, given.get("role"))
+        if "copies" in given:
+            whole.pop("copy_axes", None)
+        whole |= given
+    elif given == "tied":
+        scaling = _infer_leaf(name, one_narrow, one, "input")
+        whole["tied"] = True
+    else:
+        scaling = _infer_leaf(name, one_narrow, one, given)
+    scaling = dataclasses.replace(scaling, **whole)
+    if scaling.size != math.prod(shape):
+        raise ValueError(
+            f"The override of {trees.label(name)} has fan_in × fan_out × copies = "
+            f"{scaling.size}, but the leaf has {math.prod(shape)} entries {shape}."
+        )
+    return scaling
+
+
+def _stacked_axes(
+    name: str, narrow: tuple[int, ...], shape: tuple[int, ...], count: int
+) -> axes_lib.CopyAxes:
+    if len(shape) < count:
+        raise ValueError(
+            f"{trees.label(name)} of shape {shape} has fewer than the {count} leading "
+            "axes that stacked says are copies."
+        )
+    if narrow[:count] != shape[:count]:
+        raise ValueError(
+            f"{trees.label(name)} has shape {narrow} in the narrow model and {shape} "
+            f"in the target: the first {count} of its axes are not copies, as stacked "
+            "says, but grow with width."
+        )
+    return tuple(enumerate(shape[:count]))
+
+
+def _fused_axis(
+    name: str, narrow: tuple[int, ...], shape: tuple[int, ...], said: Said
+) -> tuple[int, int]:
+    """The axis that copies on the output side are in, and their number."""
+    axes = range(said.stacked, len(shape))
+    out = axes_lib.output_axis(said.layout, len(axes)) if axes else 0
+    if _is_output_side(name) or len(axes) == 1:
+        out, own = 0, axes
+    elif said.layout == "in_out":
+        own = axes[1:]  # (in, 3, heads, head_dim).
+    else:
+        own = axes[out : out + 1]
+    for k in own:
+        if narrow[k] == shape[k] == said.fused:
+            return k, said.fused
+    k = said.stacked + out
+    if axes and all(x[k] % said.fused == 0 for x in (narrow, shape)):
+        return k, said.fused
+    raise ValueError(
+        f"{trees.label(name)} of shape {shape} has no output axis that holds "
+        f"{said.fused} copies, as fused says."
+    )
 
 
 def _infer_leaf(
-    name: str, narrow: tuple[int, ...], shape: tuple[int, ...], given: Any
+    name: str, narrow: tuple[int, ...], shape: tuple[int, ...], role: Role | None
 ) -> Scaling:
-    if isinstance(given, Scaling):
-        if given.size != math.prod(shape):
-            raise ValueError(
-                f"The override of {label(name)} has fan_in × fan_out × copies = "
-                f"{given.size}, but the leaf has {math.prod(shape)} entries {shape}."
-            )
-        return given
+    """The scaling of one weight whose axes are (*kernel, in, out)."""
     infinite = [k for k, (a, b) in enumerate(zip(narrow, shape, strict=True)) if a != b]
     finite = not infinite
-    if given is not None:
-        return _overridden(name, shape, infinite, given)
-    # Boxed parameters (flax partitioning, nnx) add a "value" of their own to the path.
-    if name.removesuffix("/value").rpartition("/")[2] in _OUTPUT_SIDE_NAMES:
+    if role is not None:
+        return _overridden(name, narrow, shape, infinite, role)
+    if _is_output_side(name):
         return Scaling("input", 1, math.prod(shape), finite)
     last = len(shape) - 1
     if _projects_to_heads(name, shape) and not finite:
@@ -137,7 +258,7 @@ def _infer_leaf(
     if len(infinite) == 1:
         if infinite == [last - 1]:
             return _cut("output", shape, last)
-        raise _ambiguous(name, narrow, shape, "several finite axes follow the only one")
+        raise _Ambiguous(name, narrow, shape, "several finite axes follow the only one")
     # Every cut with infinite axes on both sides; Dense and Conv have only one.
     cuts = range(infinite[0] + 1, infinite[-1] + 1)
     if len(cuts) > 1:
@@ -146,10 +267,14 @@ def _infer_leaf(
             k for k in cuts if all(math.prod(s[:k]) == math.prod(s[k:]) for s in both)
         ]
         if len(cuts) != 1:
-            raise _ambiguous(
+            raise _Ambiguous(
                 name, narrow, shape, "its sides can be cut in several ways"
             )
     return _cut("hidden", shape, cuts[0])
+
+
+def _is_output_side(name: str) -> bool:
+    return trees.own_name(name) in _OUTPUT_SIDE_NAMES
 
 
 def _projects_to_heads(name: str, shape: tuple[int, ...]) -> bool:
@@ -158,40 +283,53 @@ def _projects_to_heads(name: str, shape: tuple[int, ...]) -> bool:
 
 
 def _overridden(
-    name: str, shape: tuple[int, ...], infinite: list[int], role: Role
+    name: str,
+    narrow: tuple[int, ...],
+    shape: tuple[int, ...],
+    infinite: list[int],
+    role: Role,
 ) -> Scaling:
     last = len(shape) - 1
-    finite = not infinite
-    if role == "input":
-        return _cut("input", shape, infinite[0] if infinite else max(last, 0), finite)
-    if last < 0 or (role == "hidden" and last < 1):
+    if role != "input" and (last < 0 or (role == "hidden" and last < 1)):
         raise ValueError(
-            f"{label(name)} of shape {shape} has too few axes to be {role!r}; "
+            f"{trees.label(name)} of shape {shape} has too few axes to be {role!r}; "
             "use 'input'."
         )
-    if role == "output" and last in infinite:
+    if role != "input" and _is_output_side(name):
+        name = ""  # Whatever it is called, it is no bias.
+    try:
+        inferred = _infer_leaf(name, narrow, shape, None)
+    except _Ambiguous:
+        cut = infinite[0] if role == "input" else last
+        if role == "hidden":
+            cut = infinite[-1]
+        return _cut(role, shape, cut)
+    if role == "output" and inferred.role == "input" and infinite:
         # Used transposed, as a tied embedding (vocabulary, width) is.
         fan_in = math.prod(shape[k] for k in infinite)
         return Scaling("output", fan_in, math.prod(shape) // fan_in)
-    cut = infinite[-1] if role == "hidden" and infinite and infinite[-1] > 0 else last
-    return _cut(role, shape, cut, finite)
+    return dataclasses.replace(inferred, role=role)
 
 
 def _cut(role: Role, shape: tuple[int, ...], k: int, finite: bool = False) -> Scaling:
     return Scaling(role, math.prod(shape[:k]), math.prod(shape[k:]), finite)
 
 
-def _ambiguous(
-    name: str, narrow: tuple[int, ...], shape: tuple[int, ...], why: str
-) -> ValueError:
-    return ValueError(
-        f"The μP role of {label(name)} is ambiguous: {narrow} in the narrow model, "
-        f"{shape} in the target, and of the axes that differ, {why}. Say what it is: "
-        f'overrides={{"{name}": mulo.mup.Scaling(role, fan_in, fan_out)}}, where '
-        "fan_in × fan_out × copies is the number of entries (a fused query, key and "
-        "value is 3 copies); a role alone will do where the last axis is the output "
-        "side."
-    )
+class _Ambiguous(ValueError):
+    """The sides of a leaf cannot be told from its shapes."""
+
+    def __init__(
+        self, name: str, narrow: tuple[int, ...], shape: tuple[int, ...], why: str
+    ):
+        super().__init__(
+            f"The μP role of {trees.label(name)} is ambiguous: {narrow} in the narrow "
+            f"model, {shape} in the target, and of the axes that differ, {why}. Say "
+            f'what it is: overrides={{"{name}": mulo.mup.Scaling(role, fan_in, '
+            "fan_out)}, where fan_in × fan_out × copies is the number of entries (for "
+            "a fused query, key and value say fused=); a role alone will do where the "
+            "last axis is the output side. If its axes come in another order than "
+            '(*kernel, in, out), as in equinox and torch, say layout="out_in".'
+        )
 
 
 def _check_directions(
@@ -210,37 +348,11 @@ def _check_directions(
         )
     if grown is not None and shrunk is not None:
         raise ValueError(
-            f"From the narrow to the target model {label(grown)} grows "
-            f"({narrow[grown]} to {target[grown]}) and {label(shrunk)} shrinks "
+            f"From the narrow to the target model {trees.label(grown)} grows "
+            f"({narrow[grown]} to {target[grown]}) and {trees.label(shrunk)} shrinks "
             f"({narrow[shrunk]} to {target[shrunk]}). Change the width alone, not the "
             "data or the vocabulary."
         )
-
-
-def _resolve_overrides(
-    overrides: Mapping[str, Role | Scaling], names: Iterable[str]
-) -> dict[str, Role | Scaling]:
-    names = list(names)
-    given: dict[str, Role | Scaling] = {}
-    for pattern, role in overrides.items():
-        if not isinstance(role, Scaling) and role not in ROLES:
-            raise ValueError(
-                f"overrides[{pattern!r}] must be one of {', '.join(ROLES)} or a "
-                f"Scaling, got {role!r}."
-            )
-        matched = fnmatch.filter(names, pattern)
-        if not matched:
-            raise ValueError(
-                f"The override {pattern!r} matches no leaf{nearest(pattern, names)} "
-                f"Leaves: {', '.join(names)}."
-            )
-        for name in matched:
-            if given.setdefault(name, role) != role:
-                raise ValueError(
-                    f"Two overrides match {label(name)} and disagree: "
-                    f"{given[name]!r} and {role!r} (from {pattern!r})."
-                )
-    return given
 
 
 def _check_same_names(
@@ -250,39 +362,6 @@ def _check_same_names(
         for name in only:
             if name not in other:
                 raise ValueError(
-                    f"{label(name)} is in the {is_in} model and not in the {not_in} "
-                    "one. Both must be the same model at two widths."
+                    f"{trees.label(name)} is in the {is_in} model and not in the "
+                    f"{not_in} one. Both must be the same model at two widths."
                 )
-
-
-def named_leaves(tree: Any) -> list[tuple[str, Any]]:
-    return [(keystr(path), leaf) for path, leaf in flatten(tree)]
-
-
-def flatten(tree: Any, is_leaf: Any = None) -> list[tuple[Any, Any]]:
-    return jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_leaf)[0]
-
-
-def keys(path: Any) -> tuple[str, ...]:
-    # Boxes count for nothing: nnx hands optimizers its parameters without them.
-    boxed = path and path[-1] == jax.tree_util.GetAttrKey("value")
-    return tuple(keystr((key,)) for key in (path[:-1] if boxed else path))
-
-
-def keystr(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-def _shape(leaf: Any) -> tuple[int, ...]:
-    return tuple(leaf.shape) if hasattr(leaf, "shape") else np.shape(leaf)
-
-
-def label(name: str) -> str:
-    return f"Leaf {name!r}" if name else "The only leaf"
-
-
-def nearest(name: Any, known: Iterable[str]) -> str:
-    if not isinstance(name, str):
-        return "."
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else "."

@@ -25,6 +25,7 @@ from mulo._mu_adam import (
     scale_by_mup,
 )
 from mulo._mu_sgd import mu_sgd
+from mulo._mup_views import sees_weights
 from mulo._wrappers import in_float32
 
 
@@ -175,6 +176,7 @@ def lion(
     )
 
 
+@sees_weights()
 def adafactor(
     learning_rate: optax.ScalarOrSchedule,
     *,

@@ -31,6 +31,7 @@ from mulo import _rule_inputs as rule_inputs
 from mulo import _shampoo_state as shampoo_state
 from mulo import mup as mup_lib
 from mulo._mu_adam import WeightDecay, WeightDecayRule, check_weight_decay
+from mulo._mup_views import sees_weights
 from mulo._wrappers import in_float32
 
 Grafting = Literal["none", "sgd", "adagrad", "rmsprop", "sign"]
@@ -186,6 +187,7 @@ def scale_by_shampoo(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
+@sees_weights()
 def shampoo(
     learning_rate: optax.ScalarOrSchedule,
     *,

@@ -26,6 +26,7 @@ from mulo import _accumulators as accumulators
 from mulo import _rule_inputs as inputs
 from mulo import _small_fc_leaf as leaf_lib
 from mulo import _stacks as stacks_lib
+from mulo._mup_views import sees_weights
 
 Theta = Any  # {"nn": {"w0", "b0", …}, "momentum_decays", …}, float32 arrays.
 
@@ -139,6 +140,7 @@ class SmallFC:
         """Raise ValueError, naming the leaf, unless theta fits this architecture."""
         inputs.check_theta(self, theta)
 
+    @sees_weights()
     def transform(
         self, theta: Theta, *, mup: Any | None = None
     ) -> optax.GradientTransformationExtraArgs:

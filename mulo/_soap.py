@@ -28,6 +28,7 @@ from mulo import _rule_inputs as rule_inputs
 from mulo import _soap_state as soap_state
 from mulo import mup as mup_lib
 from mulo._mu_adam import WeightDecay, WeightDecayRule, check_weight_decay
+from mulo._mup_views import sees_weights
 from mulo._wrappers import in_float32
 
 
@@ -152,6 +153,7 @@ def scale_by_soap(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
+@sees_weights()
 def soap(
     learning_rate: optax.ScalarOrSchedule,
     *,

@@ -32,6 +32,7 @@ from mulo import _stacks as stacks_lib
 from mulo import _velo_features as features
 from mulo import _velo_leaf as leaf_lib
 from mulo import _velo_network as network_lib
+from mulo._mup_views import sees_weights
 
 Theta = Any  # {"lstm_init_state": …, "rnn_params": …, "ff_mod_stack": …}, float32.
 
@@ -142,6 +143,7 @@ class VeLO:
         """Raise ValueError, naming the leaf, unless theta fits this architecture."""
         inputs.check_theta(self, theta)
 
+    @sees_weights()
     def transform(
         self, theta: Theta, *, mup: Any | None = None, num_steps: Any = None
     ) -> optax.GradientTransformationExtraArgs:

@@ -1,0 +1,50 @@
+"""Paths and names of leaves, as μP compares them and messages call them."""
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import numpy as np
+
+
+def named_leaves(tree: Any) -> list[tuple[str, Any]]:
+    return [(keystr(path), leaf) for path, leaf in flatten(tree)]
+
+
+def flatten(tree: Any, is_leaf: Any = None) -> list[tuple[Any, Any]]:
+    return jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_leaf)[0]
+
+
+def keys(path: Any) -> tuple[str, ...]:
+    # Boxes count for nothing: nnx hands optimizers its parameters without them. What
+    # takes the place of a leaf with copies is inside its box.
+    in_copies = path and isinstance(path[-1], jax.tree_util.FlattenedIndexKey)
+    path, copy = (path[:-1], path[-1:]) if in_copies else (path, ())
+    boxed = path and path[-1] == jax.tree_util.GetAttrKey("value")
+    return tuple(keystr((key,)) for key in (*(path[:-1] if boxed else path), *copy))
+
+
+def keystr(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def shape_of(leaf: Any) -> tuple[int, ...]:
+    return tuple(leaf.shape) if hasattr(leaf, "shape") else np.shape(leaf)
+
+
+def own_name(name: str) -> str:
+    """The last part of a leaf's path."""
+    # Boxed parameters (flax partitioning, nnx) add a "value" of their own to the path.
+    return name.removesuffix("/value").rpartition("/")[2]
+
+
+def label(name: str) -> str:
+    return f"Leaf {name!r}" if name else "The only leaf"
+
+
+def nearest(name: Any, known: Iterable[str]) -> str:
+    if not isinstance(name, str):
+        return "."
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else "."
