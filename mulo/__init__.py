@@ -26,6 +26,7 @@ from mulo._shampoo import shampoo as shampoo
 from mulo._small_fc import SmallFC as SmallFC
 from mulo._soap import scale_by_soap as scale_by_soap
 from mulo._soap import soap as soap
+from mulo._state_dtype import with_state_dtype as with_state_dtype
 from mulo._theta_files import Pretrained as Pretrained
 from mulo._theta_files import load as load
 from mulo._theta_files import save as save

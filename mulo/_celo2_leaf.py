@@ -189,14 +189,27 @@ def _update_long_vector(network, decays, grads, params, states):
     g, p, m, v = _moments(decays, layout.join(grads), layout.join(params), joined)
     decay = decays.adafactor.reshape(-1, 1)
     second = decay * second + (1.0 - decay) * (jnp.square(g)[None] + 1e-30)
-    planes = _planes(g, p, list(m), v, [g * s for s in _safe_rsqrt(second + 1e-9)])
-    features = jnp.stack(_flat(planes))
-    features *= layout.spread(_inverse_rms(layout.mean_squares(features)))
-    weights = jnp.concatenate([network.groups[group] for group in planes])
-    hidden = list(network.bias.reshape(-1, 1))
-    (out,) = scalar_network.mlp(
-        hidden, list(features), weights[:, :, None], network.layers, 1
-    )
+
+    def planes_of(g, p, m, v, second):
+        return _planes(g, p, list(m), v, [g * s for s in _safe_rsqrt(second + 1e-9)])
+
+    def features(*arrays):
+        return jnp.stack(_flat(planes_of(*arrays)))
+
+    made_of = (g, p, m, v, second)
+    weights = jnp.concatenate([network.groups[group] for group in planes_of(*made_of)])
+
+    def run(features):
+        (out,) = scalar_network.mlp(
+            list(network.bias.reshape(-1, 1)),
+            list(features),
+            weights[:, :, None],
+            network.layers,
+            1,
+        )
+        return out
+
+    out = long_vectors.normalized(layout, _inverse_rms, features, run, made_of)
     flat_second = layout.pieces(second)
     new_states = [
         LeafState(*leaves)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 _MAX_ARRAYS = 32  # In one long vector; each adds a little to the program.
+_BLOCK = 32_768  # Entries at a time of an array with a vector, and blocks, of its own.
 
 
 class Layout:
@@ -23,6 +24,11 @@ class Layout:
         self._shapes = [jnp.shape(x) for x in arrays]
         self._sizes = [math.prod(shape) for shape in self._shapes]
         self._ends = np.cumsum(self._sizes)[:-1].tolist()
+
+    @property
+    def in_blocks(self) -> bool:
+        """Whether this is one array too long for all that is made of it at once."""
+        return _is_long(self._sizes[0])
 
     def join(self, arrays: Sequence[Any]) -> jax.Array:
         """Arrays (*lead, *shape) → (*lead, N)."""
@@ -71,10 +77,82 @@ def in_chunks(
     Returns:
       Both lists for all arrays.
     """
-    outs, new_states = [], []
-    for i in range(0, len(grads), _MAX_ARRAYS):
-        chunk = slice(i, i + _MAX_ARRAYS)
-        out, new = step(grads[chunk], params[chunk], states[chunk])
-        outs += out
-        new_states += new
+    outs: list[Any] = [None] * len(grads)
+    new_states = list(outs)
+    alone = [i for i, x in enumerate(grads) if _is_long(x.size)]
+    rest = [i for i in range(len(grads)) if i not in alone]
+    chunks = [rest[i : i + _MAX_ARRAYS] for i in range(0, len(rest), _MAX_ARRAYS)]
+    for chunk in (*chunks, *([i] for i in alone)):
+        pick = ([xs[i] for i in chunk] for xs in (grads, params, states))
+        for i, out, new in zip(chunk, *step(*pick), strict=True):
+            outs[i], new_states[i] = out, new
     return outs, new_states
+
+
+def per_block(
+    run: Callable[..., jax.Array], arrays: Sequence[jax.Array]
+) -> tuple[jax.Array, Any]:
+    """Call ``run(*arrays)`` on so many entries of the last axis at a time.
+
+    Args:
+      run: Maps arrays (…, n) to one array, for any n.
+      arrays: (…, N).
+
+    Returns:
+      What whole blocks made, with their axis in front, and what the rest made, or None.
+    """
+    size = arrays[0].shape[-1]
+    whole = size // _BLOCK * _BLOCK
+
+    def block(i):
+        # Slices, since arrays cut beforehand would be copies of all.
+        return run(
+            *(
+                jax.lax.dynamic_slice_in_dim(x, i * _BLOCK, _BLOCK, axis=-1)
+                for x in arrays
+            )
+        )
+
+    blocks = jax.lax.map(block, jnp.arange(whole // _BLOCK))
+    rest = None
+    if whole < size:
+        rest = run(*(x[..., whole:] for x in arrays))
+    return blocks, rest
+
+
+def normalized(
+    layout: Layout,
+    inverse_rms: Callable[[jax.Array], jax.Array],
+    features: Callable[..., jax.Array],
+    network: Callable[[jax.Array], jax.Array],
+    arrays: tuple[jax.Array, ...],
+) -> jax.Array:
+    """Send features through a network, each normalized over each array by itself.
+
+    Args:
+      layout: Of the arrays.
+      inverse_rms: Of a mean square, what a feature is multiplied by.
+      features: Maps ``arrays``, or the same entries of all, to features (F, n).
+      network: Maps features (F, n) to (n,).
+      arrays: What features are made of, (…, N).
+
+    Returns:
+      shape=(N,).
+    """
+    if not layout.in_blocks:
+        made = features(*arrays)
+        return network(made * layout.spread(inverse_rms(layout.mean_squares(made))))
+
+    def sums(*xs):
+        return jnp.sum(jnp.square(features(*xs)), axis=-1)
+
+    blocks, rest = per_block(sums, arrays)
+    total = jnp.sum(blocks, axis=0) + (0.0 if rest is None else rest)
+    scale = inverse_rms(total / arrays[0].shape[-1])[:, None]
+    blocks, rest = per_block(lambda *xs: network(features(*xs) * scale), arrays)
+    out = blocks.reshape(-1)
+    return out if rest is None else jnp.concatenate([out, rest])
+
+
+def _is_long(size: int) -> bool:
+    return size > 2 * _BLOCK

@@ -230,23 +230,26 @@ def _update_long_vector(network, decays, exp_mult, grads, params, states):
     )
     g, p, m, v = _moments(decays, layout.join(grads), layout.join(params), joined)
     second = _ema(_expand(decays.adafactor, 2), second, jnp.square(g)[None] + 1e-30)
-    features = jnp.stack(
-        [
-            *_planes(g, p, m, v, _safe_rsqrt(second + 1e-9), (second + 1e-6) ** -0.5),
-            *second,
-            *jax.lax.rsqrt(second + 1e-8),
-        ]
-    )
-    # Each array is normalized on its own: what overflows in one stays there.
-    features *= layout.spread(_inverse_rms(layout.mean_squares(features)))
     # Row and column features coincide here: their weights add up.
     row, col, inv_row, inv_col = (
         network.features[rows] for rows in _vector_rows(m.shape[0])
     )
     weights = network.features[np.asarray(_plane_rows(m.shape[0]))]
     weights = jnp.concatenate([weights, row + col, inv_row + inv_col])
-    hidden = _first_layer(features, weights) + network.bias[None]
-    out = _later_layers(hidden, network.layers, exp_mult)
+
+    def features(g, p, m, v, second):
+        by_second = _safe_rsqrt(second + 1e-9), (second + 1e-6) ** -0.5
+        planes = _planes(g, p, m, v, *by_second)
+        return jnp.stack([*planes, *second, *jax.lax.rsqrt(second + 1e-8)])
+
+    def run(features):
+        hidden = _first_layer(features, weights) + network.bias[None]
+        return _later_layers(hidden, network.layers, exp_mult)
+
+    # Each array is normalized on its own: what overflows in one stays there.
+    out = long_vectors.normalized(
+        layout, _inverse_rms, features, run, (g, p, m, v, second)
+    )
     flat_second = layout.pieces(second)
     new_states = [
         LeafState(*leaves)

@@ -15,7 +15,7 @@ References:
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,8 @@ from mulo._mu_adam import WeightDecay, WeightDecayRule, check_weight_decay
 from mulo._mup_views import sees_weights
 from mulo._wrappers import in_float32
 
+Refresh = Literal["after", "before"]
+
 
 class ScaleBySOAPState(NamedTuple):
     """State of :func:`scale_by_soap`; leaves of equal shape are stacked."""
@@ -45,7 +47,8 @@ def scale_by_soap(
     b2: jax.typing.ArrayLike = 0.95,
     shampoo_beta: jax.typing.ArrayLike | None = None,
     eps: jax.typing.ArrayLike = 1e-8,
-    precondition_frequency: jax.typing.ArrayLike = 10,
+    precondition_frequency: jax.typing.ArrayLike | None = None,
+    refresh: Refresh = "after",
     max_precondition_dim: int = 10_000,
     block_size: int | None = None,
     merge_dims: bool = False,
@@ -75,7 +78,13 @@ def scale_by_soap(
       shampoo_beta: Decay of the outer products per step; None for b2.
       eps: Added to the root of the second moment, gradient units.
       precondition_frequency: Steps between two updates of the bases (one power
-        iteration and a QR decomposition each).
+        iteration and a QR decomposition each); None for 10, or with
+        ``refresh="before"`` for 1.
+      refresh: ``"after"`` the step, by bases that have not seen its gradient, as
+        published; the gradient that makes the first ones makes no step. Or
+        ``"before"``: a step's gradient is in the outer products and, where they are
+        due, the bases that it is projected on, the first one too. Steps along stale
+        bases are where SOAP's losses spike; see docs/optimizers.md for what it costs.
       max_precondition_dim: Axes larger than this are not rotated.
       block_size: Cut axes larger than this into blocks with their own bases; the last
         block may be smaller. None for whole axes.
@@ -96,7 +105,8 @@ def scale_by_soap(
         of a real floating dtype (names it) or the state belongs to other parameters.
 
     References:
-      Vyas et al., `SOAP <https://arxiv.org/abs/2409.11321>`_, 2024.
+      Vyas et al., `SOAP <https://arxiv.org/abs/2409.11321>`_, 2024. Bases refreshed
+      before: `2607.20548 <https://arxiv.org/abs/2607.20548>`_.
     """
     options = blocks.Options(
         max_dim=max_precondition_dim,
@@ -108,6 +118,10 @@ def scale_by_soap(
     steps.check_eps(eps=eps)
     steps.check_switches(normalize_grads=normalize_grads, correct_bias=correct_bias)
     shampoo_beta = b2 if shampoo_beta is None else shampoo_beta
+    if refresh not in ("after", "before"):
+        raise ValueError(f'refresh must be "after" or "before", got {refresh!r}.')
+    if precondition_frequency is None:
+        precondition_frequency = 10 if refresh == "after" else 1
     steps.check_numbers(precondition_frequency, b1=b1, b2=b2, shampoo_beta=shampoo_beta)
     hyper = soap_state.Hyper(
         b1=b1,
@@ -116,6 +130,7 @@ def scale_by_soap(
         eps=eps,
         normalize_grads=normalize_grads,
         correct_bias=correct_bias,
+        first_step=refresh == "before",
     )
 
     def init_fn(params):
@@ -137,15 +152,21 @@ def scale_by_soap(
         leaves, treedef = jax.tree.flatten(updates, is_leaf=rule_inputs.is_masked)
         groups = blocks.layout(leaves, options)
         blocks.check_state("SOAP", groups, state.groups)
-        new, first = {}, {}
+        new, seen = {}, {}
         for group in groups:
-            step, new[group.name], first[group.name] = soap_state.move(
+            new[group.name], seen[group.name] = soap_state.observe(
                 group, state.groups[group.name], group.stack(leaves), hyper
             )
-            group.unstack(step, leaves)
         due = (state.count > 0) & (state.count % precondition_frequency == 0)
-        new = soap_state.start_bases(new, first)
-        new = soap_state.refine_bases(new, due)
+        if refresh == "before":
+            new = soap_state.refine_bases(soap_state.start_bases(new, seen), due)
+        for group in groups:
+            step, new[group.name] = soap_state.move(
+                group, new[group.name], seen[group.name], hyper
+            )
+            group.unstack(step, leaves)
+        if refresh == "after":
+            new = soap_state.refine_bases(soap_state.start_bases(new, seen), due)
         return treedef.unflatten(leaves), ScaleBySOAPState(
             count=optax.safe_increment(state.count), groups=new
         )
@@ -166,7 +187,8 @@ def soap(
     weight_decay: WeightDecay = 0.01,
     weight_decay_rule: WeightDecayRule = "independent",
     mask: Any = None,
-    precondition_frequency: jax.typing.ArrayLike = 10,
+    precondition_frequency: jax.typing.ArrayLike | None = None,
+    refresh: Refresh = "after",
     max_precondition_dim: int = 10_000,
     block_size: int | None = None,
     merge_dims: bool = False,
@@ -184,7 +206,8 @@ def soap(
 
     Args:
       learning_rate: Parameter units per step at ``base_width``; float or schedule. 3e-3
-        is a usual start.
+        is a usual start in the standard parametrization, 0.1 under μP (that of width 1)
+        in blocks.
       mup: Tree of :class:`mulo.mup.Scaling` from ``mulo.mup.infer``; None for the
         standard parametrization, where base_width and weight_decay_rule change
         nothing. Multipliers are those of :func:`mulo.mup.update_multipliers`; leaves
@@ -203,6 +226,7 @@ def soap(
       mask: Which leaves decay, as in ``optax.adamw``: a tree of bools or a function of
         the parameters.
       precondition_frequency: See there.
+      refresh: See there.
       max_precondition_dim: See there.
       block_size: See there.
       merge_dims: See there.
@@ -231,6 +255,7 @@ def soap(
         shampoo_beta=shampoo_beta,
         eps=eps,
         precondition_frequency=precondition_frequency,
+        refresh=refresh,
         max_precondition_dim=max_precondition_dim,
         block_size=block_size,
         merge_dims=merge_dims,

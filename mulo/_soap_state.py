@@ -45,6 +45,7 @@ class Hyper(NamedTuple):
     eps: Any
     normalize_grads: bool
     correct_bias: bool
+    first_step: bool  # Whether the gradient that makes the first bases makes a step.
 
 
 def init_group(group: blocks.Group) -> SOAPGroup:
@@ -64,13 +65,21 @@ def init_group(group: blocks.Group) -> SOAPGroup:
     return SOAPGroup(jnp.zeros(num, jnp.int32), tuple(regions))
 
 
-def move(
+class Seen(NamedTuple):
+    """What one group's gradients of this step are."""
+
+    grads: jax.Array  # (N, *dims). Zero where they are not finite.
+    counts: jax.Array  # (N,), bool. Leaves that this gradient counts for.
+    first: tuple[jax.Array, ...]  # Per region (N, B), bool. Blocks that have bases now.
+
+
+def observe(
     group: blocks.Group, state: SOAPGroup, grads: jax.Array, hyper: Hyper
-) -> tuple[jax.Array, SOAPGroup, list[jax.Array]]:
-    """Make one group's step and average its statistics; the bases stay.
+) -> tuple[SOAPGroup, Seen]:
+    """Average one group's outer products.
 
     A block whose gradients have all been zero has no bases yet: they are what its first
-    other gradient is for, which makes no step.
+    other gradient is for.
 
     Args:
       group: The leaves.
@@ -79,54 +88,78 @@ def move(
       hyper: Numbers of the rule.
 
     Returns:
-      The step, shape=(N, *dims); the new state; and for every region which blocks had
-      their first gradient, shape=(N, B), bool.
+      The new state and what :func:`move` and :func:`start_bases` need to know.
     """
-    b1, b2, shampoo_beta, eps = (blocks.number(x, grads.dtype) for x in hyper[:4])
+    shampoo_beta = blocks.number(hyper.shampoo_beta, grads.dtype)
     grads, finite = blocks.finite_only(grads)
     counts = finite
     if any(group.tracked):
         axes = tuple(range(1, grads.ndim))
         counts &= (state.seen > 0) | jnp.any(grads != 0, axis=axes)
-    moving = counts & (state.seen > 0)
-    seen = blocks.counted(state.seen, counts)
-
-    parts, regions, first = [], [], []
+    regions, first = [], []
     for g, region in zip(group.split(grads), state.regions, strict=True):
-        rotated = blocks.rotate(g, region.bases)
-        mean = region.mean + (1.0 - b1) * (rotated - region.mean)
-        square = region.square + (1.0 - b2) * (rotated**2 - region.square)
         statistics = []
         for axis, old in enumerate(region.statistics):
             if old is not None:
                 new = old + (1.0 - shampoo_beta) * (blocks.outer(g, axis) - old)
                 old = jnp.where(blocks.per_leaf(finite, old), new, old)
             statistics.append(old)
-        wakes = _are_zero(region.statistics, g) & ~_are_zero(statistics, g)
-        moves = blocks.per_block(moving[:, None] & ~wakes, mean)
+        first.append(_are_zero(region.statistics, g) & ~_are_zero(statistics, g))
+        regions.append(region._replace(statistics=tuple(statistics)))
+    seen = blocks.counted(state.seen, counts)
+    return SOAPGroup(seen, tuple(regions)), Seen(grads, counts, tuple(first))
+
+
+def move(
+    group: blocks.Group, state: SOAPGroup, seen: Seen, hyper: Hyper
+) -> tuple[jax.Array, SOAPGroup]:
+    """Make one group's step in the bases that the state has.
+
+    Args:
+      group: The leaves.
+      state: Theirs, with this step's gradients observed.
+      seen: What was.
+      hyper: Numbers of the rule. Without ``hyper.first_step`` the gradient that a
+        block has its bases from makes no step.
+
+    Returns:
+      The step, shape=(N, *dims), and the new state.
+    """
+    b1, b2, eps = (
+        blocks.number(x, seen.grads.dtype) for x in (hyper.b1, hyper.b2, hyper.eps)
+    )
+    skipped = 0 if hyper.first_step else 1
+    moving = seen.counts & (state.seen > skipped)
+    parts, regions = [], []
+    for g, region, first in zip(
+        group.split(seen.grads), state.regions, seen.first, strict=True
+    ):
+        rotated = blocks.rotate(g, region.bases)
+        mean = region.mean + (1.0 - b1) * (rotated - region.mean)
+        square = region.square + (1.0 - b2) * (rotated**2 - region.square)
+        moves = jnp.broadcast_to(moving[:, None], first.shape)
+        if not hyper.first_step:
+            moves &= ~first
+        moves = blocks.per_block(moves, mean)
         step = mean / (_root(square, region.bases) + eps)
         step = jnp.where(moves, step, 0.0)
         parts.append(blocks.rotate(step, region.bases, back=True))
         regions.append(
-            SOAPRegion(
+            region._replace(
                 mean=jnp.where(moves, mean, region.mean),
                 square=jnp.where(moves, square, region.square),
-                statistics=tuple(statistics),
-                bases=region.bases,
             )
         )
-        first.append(wakes)
 
     step = group.join(parts)
     if hyper.normalize_grads:
         size = blocks.norm(step) / math.sqrt(math.prod(group.dims))
         step /= jnp.where(size > 0, size, 1.0)
     if hyper.correct_bias:
-        # The first gradient made no step, so it is not counted.
-        t = jnp.maximum(seen - 1, 1).astype(step.dtype)
+        t = jnp.maximum(state.seen - skipped, 1).astype(step.dtype)
         step *= blocks.per_leaf(jnp.sqrt(1.0 - b2**t) / (1.0 - b1**t), step)
     step = jnp.where(blocks.per_leaf(moving, step), step, 0.0)
-    return step, SOAPGroup(seen, tuple(regions)), first
+    return step, SOAPGroup(state.seen, tuple(regions))
 
 
 def _are_zero(statistics, like):
@@ -153,13 +186,13 @@ def _root(square, bases):
 
 
 def start_bases(
-    groups: dict[str, SOAPGroup], first: dict[str, list[jax.Array]]
+    groups: dict[str, SOAPGroup], seen: dict[str, Seen]
 ) -> dict[str, SOAPGroup]:
     """Decompose the statistics of blocks that have just had their first gradient.
 
     Args:
       groups: State after this step's averages.
-      first: By group and region, which blocks these are, shape=(N, B), bool.
+      seen: By group, which blocks these are.
     """
     statistics, bases = _matrices(groups)
     if not bases:
@@ -167,7 +200,7 @@ def start_bases(
     which = [
         chosen
         for name, group in groups.items()
-        for region, chosen in zip(group.regions, first[name], strict=True)
+        for region, chosen in zip(group.regions, seen[name].first, strict=True)
         for basis in region.bases
         if basis is not None
     ]

@@ -135,9 +135,9 @@ def load(
         return _load_directory(directory, given, rule)
     if revision is not None:
         raise ValueError(f"revision is for hf:// names; got {revision!r} with {given}.")
-    released = _released()
-    if isinstance(name_or_path, str) and given in released:
-        return _load_directory(released[given], given)
+    names = released()
+    if isinstance(name_or_path, str) and given in names:
+        return _load_directory(names[given], given)
     path = Path(given)
     if path.is_dir():
         return _load_directory(path, str(path), rule)
@@ -150,8 +150,8 @@ def load(
         return _load_directory(path.parent, given)
     raise ValueError(
         f"No theta called {given!r}, and no such file or directory"
-        f"{_cards.nearest(given, [*released, *fetch.SOURCES])} Released: "
-        f"{', '.join(released) or 'none'}. Public, after python -m mulo.fetch NAME: "
+        f"{_cards.nearest(given, [*names, *fetch.SOURCES])} Released: "
+        f"{', '.join(names) or 'none'}. Public, after python -m mulo.fetch NAME: "
         f"{', '.join(fetch.SOURCES)}."
     )
 
@@ -367,7 +367,7 @@ def _starts_like_pickle(path: Path) -> bool:
     return len(start) == 2 and start[0] == 0x80 and 2 <= start[1] <= 5
 
 
-def _released() -> dict[str, Path]:
+def released() -> dict[str, Path]:
     """Released names: in an installed wheel, and in a checkout."""
     package = Path(__file__).resolve().parent
     roots = [package / "checkpoints"]

@@ -143,12 +143,18 @@ def _vector(network, decays, exp_mult, grad, param, state):
         factored_g = list(g[None] * _safe_rsqrt(second + 1e-9))
         return _planes(g, p, m, v, factored_g, list(m * second**-0.5))
 
-    # Row and column features coincide here: their weights add up.
-    rows = _side_rows(m.shape[0])
-    share = _share(network, second[:, None], rows[0], rows[2]) + _share(
-        network, second[:, None], rows[1], rows[3]
+    # Row and column features coincide here: their weights add up. Scalars, since a
+    # product of matrices would write the share of every hidden unit to memory.
+    row, column, inverse_row, inverse_column = (
+        network.features[rows] for rows in _side_rows(m.shape[0])
     )
-    hidden = [bias + x for bias, x in zip(network.bias, share[:, 0], strict=True)]
+    stats = [*second, *jax.lax.rsqrt(second + 1e-8)]
+    mean_squares = jnp.stack([jnp.mean(jnp.square(x)) for x in stats])
+    weights = jnp.concatenate([row + column, inverse_row + inverse_column])
+    weights = weights * _inverse_rms(mean_squares)[:, None]
+    hidden = list(network.bias)
+    for x, unit_weights in zip(stats, weights, strict=True):
+        hidden = [h + x * w for h, w in zip(hidden, unit_weights, strict=True)]
     made_of = (g, p, m, v, second)
     out = _run(network, exp_mult, hidden, planes_of, made_of, m.shape[0])
     return out.reshape(grad.shape), LeafState(

@@ -1,6 +1,6 @@
 """Every optimizer of the field by name, under either parametrization.
 
-    tx = mulo.optimizers.get("soap", learning_rate=3e-3, mup=scalings, block_size=128)
+    tx = mulo.optimizers.get("soap", learning_rate=0.1, mup=scalings, block_size=128)
     tx = mulo.optimizers.get("velo", theta=theta, num_steps=10_000)
 
 With ``mup=None`` a name is the rule under the standard parametrization; with a μP tree
@@ -11,13 +11,16 @@ hyper-parameters it takes.
 import dataclasses
 import difflib
 import inspect
+import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
+import jax
 import optax
 
 from mulo import _optax_rules as rules
 from mulo import _rule_inputs as inputs
+from mulo import _theta_files as theta_files
 from mulo._annealed_fc import AnnealedFC
 from mulo._celo import Celo, CeloAdam
 from mulo._celo2 import Celo2
@@ -30,6 +33,7 @@ from mulo._pretrained import Pretrained
 from mulo._shampoo import shampoo
 from mulo._small_fc import SmallFC
 from mulo._soap import soap
+from mulo._state_dtype import with_state_dtype
 from mulo._velo import VeLO
 
 # What becomes of gradient entries that are not finite: they count as zero (or as very
@@ -214,7 +218,7 @@ def info(name: str) -> Optimizer:
     """
     if not isinstance(name, str) or name not in _BY_NAME:
         raise ValueError(
-            f"No optimizer is called {name!r}{_nearest(name, _BY_NAME)} Known: "
+            f"No optimizer is called {name!r}{_meant(name)} Known: "
             f"{', '.join(_BY_NAME)}."
         )
     return _BY_NAME[name]
@@ -227,6 +231,7 @@ def get(
     mup: Any = None,
     theta: Any = None,
     num_steps: Any = None,
+    state_dtype: jax.typing.DTypeLike | None = None,
     **hyper: Any,
 ) -> optax.GradientTransformationExtraArgs:
     """Make the optimizer called ``name``.
@@ -240,8 +245,11 @@ def get(
         rule; None for the standard parametrization (``"standard"`` for a theta that was
         meta-trained under μP).
       theta: Learned rules: meta-parameters as the architecture's ``init`` returns
-        them, or a :class:`mulo.Pretrained`, whose architecture is then kept.
+        them; or a :class:`mulo.Pretrained`, whose architecture is then kept; or a name
+        or path, given to :func:`mulo.load`.
       num_steps: Length of the run in updates; for rules that do not need it, not used.
+      state_dtype: Dtype that first moments are kept in between steps, as in
+        :func:`mulo.with_state_dtype`; None for float32.
       **hyper: Hyper-parameters of `info(name).hyper`: arguments of the factory, or
         fields of the architecture and ``weight_decay`` and ``weight_decay_rule``.
         ``optax.inject_hyperparams``, with ``static_args="name"``, injects the learning
@@ -255,6 +263,18 @@ def get(
         learning rate, theta or num_steps is missing, or theta is of another rule.
     """
     optimizer = info(name)
+    if state_dtype is not None:
+        return with_state_dtype(
+            get(
+                name,
+                learning_rate=learning_rate,
+                mup=mup,
+                theta=theta,
+                num_steps=num_steps,
+                **hyper,
+            ),
+            state_dtype,
+        )
     if isinstance(hyper.get("hyper"), Mapping):
         hyper |= hyper.pop("hyper")  # As optax.inject_hyperparams hands them over.
     for key in hyper:
@@ -272,8 +292,11 @@ def get(
     if theta is None:
         raise ValueError(
             f"{name} is learned and needs theta: give a tree as "
-            f"{optimizer.make.__name__}.init returns it, or what mulo.load returns."
+            f"{optimizer.make.__name__}.init returns it, what mulo.load returns, or a "
+            "released name."
         )
+    if isinstance(theta, (str, os.PathLike)):
+        theta = theta_files.load(theta)
     if optimizer.needs_num_steps and num_steps is None:
         raise ValueError(
             f"{name} must know how long the run is: give num_steps, the number of "
@@ -342,6 +365,21 @@ def _name_of(rule: Any) -> str:
         ):
             return f"Its name is {optimizer.name!r}."
     return f"Known: {', '.join(_BY_NAME)}."
+
+
+def _meant(name: Any) -> str:
+    """What else an unknown name may be: a rule's μP form, a theta, a misspelling."""
+    if isinstance(name, str):
+        plain = name.removeprefix("mu_")
+        if plain != name and plain in _BY_NAME:
+            return f"; the μP form of {plain!r} is get({plain!r}, mup=scalings)."
+        if name == "mulo" or name in theta_files.released():
+            theta = "mulo-m" if name == "mulo" else name
+            return (
+                "; released thetas are what mulo.load is for: "
+                f"mulo.load({theta!r}).transform(mup=scalings, num_steps=10_000)."
+            )
+    return _nearest(name, _BY_NAME)
 
 
 def _nearest(name: Any, known: Iterable[str]) -> str:

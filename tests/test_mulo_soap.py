@@ -110,6 +110,48 @@ def test_a_step_computed_by_hand():
     np.testing.assert_allclose(updates[1], want, atol=1e-6)
 
 
+def refreshed_before(grads, b1, b2, beta, eps):
+    """Steps of refresh="before" in plain numpy: L, R, QR of L Q, then Adam."""
+    steps, sides, bases = [], [0.0, 0.0], [None, None]
+    mean, square = np.zeros_like(grads[0]), np.zeros_like(grads[0])
+    for t, g in enumerate(grads, start=1):
+        for i, outer in enumerate((g @ g.T, g.T @ g)):
+            sides[i] = beta * sides[i] + (1 - beta) * outer
+            if t == 1:
+                bases[i] = np.linalg.eigh(sides[i])[1]
+                continue
+            order = np.argsort(-np.diag(bases[i].T @ sides[i] @ bases[i]))
+            square = np.take(square, order, axis=i)
+            bases[i] = np.linalg.qr(sides[i] @ bases[i][:, order])[0]
+        left, right = bases
+        mean = b1 * mean + (1 - b1) * g
+        square = b2 * square + (1 - b2) * (left.T @ g @ right) ** 2
+        step = left @ ((left.T @ mean @ right) / (np.sqrt(square) + eps)) @ right.T
+        steps.append(step * np.sqrt(1 - b2**t) / (1 - b1**t))
+    return np.stack(steps)
+
+
+def test_refreshed_before_a_step_its_gradient_is_in_the_bases():
+    grads = normal(6, 4, 3)
+    with jax.enable_x64(True):
+        tx = mulo.scale_by_soap(refresh="before", b1=0.8, b2=0.9, shampoo_beta=0.7)
+        got = run(tx, jnp.zeros((4, 3)), grads)
+        late = run(tx, jnp.zeros((4, 3)), np.concatenate([0 * grads[:2], grads]))
+    want = refreshed_before(grads, 0.8, 0.9, 0.7, 1e-8)
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-6)
+    # By definition: Adam's first step in its own basis has singular values of one.
+    u, _, vt = np.linalg.svd(grads[0], full_matrices=False)
+    np.testing.assert_allclose(got[0], u @ vt, rtol=0, atol=1e-6)
+    # Gradients of zero in front are as if they had not been.
+    np.testing.assert_array_equal(late[:2], 0.0)
+    np.testing.assert_allclose(late[2], want[0], rtol=0, atol=1e-6)
+
+
+def test_an_unknown_refresh_is_named():
+    with pytest.raises(ValueError, match='"after" or "before", got \'never\''):
+        mulo.soap(0.1, refresh="never")
+
+
 def test_without_a_basis_soap_is_adam_from_the_second_gradient_on():
     grads = {"w": normal(6, 3, 4), "b": normal(6, 4, seed=1), "s": normal(6, seed=2)}
     grads = jax.tree.map(np.float32, grads)
@@ -202,9 +244,9 @@ def test_leaves_without_gradient_signal_stay_and_wake_up_finite():
     updates = np.asarray(
         run(mulo.scale_by_soap(precondition_frequency=2), jnp.zeros((4, 3)), grads)
     )
-    np.testing.assert_array_equal(updates[:5], 0.0)
+    np.testing.assert_array_equal(updates[:6], 0.0)  # The sixth makes the bases.
     assert np.all(np.isfinite(updates))
-    assert np.all(np.abs(updates[5:]).max(axis=(1, 2)) > 0.1)
+    assert np.all(np.abs(updates[6:]).max(axis=(1, 2)) > 0.1)
 
 
 def decompositions(layers):

@@ -1,0 +1,44 @@
+"""One long vector: stepped in blocks, as if whole, in little memory."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from contract_parts import make
+
+from mulo import _long_vectors as long_vectors
+
+NAMES = ("small_fc", "celo2_base")
+
+
+def draw(seed, size):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(size), jnp.float32)
+
+
+@pytest.mark.parametrize("size", [40, 43])
+@pytest.mark.parametrize("name", NAMES)
+def test_blocks_make_the_steps_of_the_whole(name, size, monkeypatch):
+    params = {"long": draw(0, size), "short": draw(1, 5), "scalar": draw(2, ())}
+
+    def steps():
+        tx = make(name, None)
+        state = tx.init(params)
+        for _ in range(2):
+            updates, state = tx.update(params, state, params)
+        return updates
+
+    whole = steps()
+    monkeypatch.setattr(long_vectors, "_BLOCK", 8)
+    for k, update in steps().items():
+        np.testing.assert_allclose(update, whole[k], rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_long_vector_takes_is_no_multiple_of_its_features(name):
+    params = jax.ShapeDtypeStruct((1 << 18,), jnp.float32)
+    tx = make(name, None)
+    state = jax.eval_shape(tx.init, params)
+    update = jax.jit(lambda g, s, p: tx.update(g, s, p), donate_argnums=1)
+    compiled = update.lower(params, state, params).compile()
+    taken = compiled.memory_analysis().temp_size_in_bytes / params.size
+    assert taken < 32  # Bytes per parameter; 39 features and 30 are 156 and 120.
