@@ -18,7 +18,7 @@ class Kind(NamedTuple):
     """What a leaf is to the rule; leaves of one kind and shape step together."""
 
     role: int  # Index into `ROLES`.
-    view: tuple[int, ...]  # (…, A, B) of a matrix to orthogonalize, or a stack; or ().
+    view: tuple[int, ...]  # (A, B) of a matrix to orthogonalize, or ().
     multiplier: float  # Of μP, on its step.
 
 
@@ -30,8 +30,9 @@ def kinds(tree: Any, mup: Any, base_width: float, max_input_dim: int) -> Any:
 
     Args:
       tree: Parameters or updates.
-      mup: Tree of :class:`mulo.mup.Scaling`; None to tell by shapes: arrays of two axes
-        and more are hidden, with the last one as output side, the others vectors.
+      mup: Tree of :class:`mulo.mup.Scaling`, one copy each; None to tell by shapes:
+        arrays of two axes and more are hidden, with the last one as output side, the
+        others vectors.
       base_width: Width at which a hidden matrix gets the plain step.
       max_input_dim: Input matrices with a longer side are not to be orthogonalized.
 
@@ -48,10 +49,9 @@ def kinds(tree: Any, mup: Any, base_width: float, max_input_dim: int) -> Any:
 
     def kind(x, scaling, multiplier):
         shape = jnp.shape(x)
-        axes = len(shape) - (scaling.copies > 1)
         if scaling.role == "output" and not scaling.finite:
             role = "output"
-        elif axes < 2:
+        elif len(shape) < 2:
             role = "vector"
         elif scaling.role == "hidden" and not scaling.finite:
             role = "hidden"
@@ -59,15 +59,10 @@ def kinds(tree: Any, mup: Any, base_width: float, max_input_dim: int) -> Any:
             role = "input"
         view: tuple[int, ...] = ()
         if role == "hidden":
-            sides = (scaling.fan_in, scaling.fan_out)
-            view = (scaling.copies, *sides) if scaling.copies > 1 else sides
-            if scaling.copies > 1 and shape[0] != scaling.copies:
-                view = shape  # Copies elsewhere than in front: the last two axes.
+            view = (scaling.fan_in, scaling.fan_out)
         elif role == "input":
-            lead = shape[:1] if scaling.copies > 1 else ()
-            sides = (math.prod(shape[len(lead) : -1]), shape[-1])
-            if max(sides) <= max_input_dim:
-                view = (*lead, *sides)
+            sides = (math.prod(shape[:-1]), shape[-1])
+            view = sides if max(sides) <= max_input_dim else ()
         return Kind(ROLES.index(role), view, float(multiplier))
 
     return jax.tree.map(kind, tree, scalings, multipliers)
