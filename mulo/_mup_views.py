@@ -18,6 +18,7 @@ import optax
 from mulo import _mup_axes as axes_lib
 from mulo import _mup_trees as trees
 from mulo import mup as mup_lib
+from mulo._meshes import on_meshes
 from mulo.mup import Scaling
 
 _P = ParamSpec("_P")
@@ -43,6 +44,7 @@ def sees_weights(*, batched: bool = False) -> Callable[[_Factory[_P]], _Factory[
     """
 
     def decorate(factory: _Factory[_P]) -> _Factory[_P]:
+        @on_meshes
         @functools.wraps(factory)
         def made(
             *args: _P.args, **kwargs: _P.kwargs
