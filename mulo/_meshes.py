@@ -67,10 +67,12 @@ def on_meshes(factory: _Factory[_P]) -> _Factory[_P]:
 
             everywhere = NamedSharding(mesh, PartitionSpec())
             shapes = jax.eval_shape(functools.partial(init, everywhere), params)
-            init = functools.partial(init, _follow(shapes, leaves, mesh))
+            follow = _follow(shapes, leaves, mesh)
+            init = functools.partial(init, follow)
             if any(map(numbers.is_traced, jax.tree.leaves(params))):
                 return init(params)
-            return jax.jit(init)(params)  # No device holds more than its part.
+            # Compiled, no device holds more than its part.
+            return jax.jit(init, out_shardings=follow)(params)
 
         def update_fn(updates, state, params=None, **extra_args):
             like = updates if params is None else params
