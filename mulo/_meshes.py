@@ -31,6 +31,12 @@ def on_meshes(factory: _Factory[_P]) -> _Factory[_P]:
     they all lie in one way; the rest is on every device. On automatic axes a sharding
     is known, and followed, outside of jit alone.
 
+    What travels between devices is XLA's choice. Per-parameter networks need sums of
+    rows or columns. Five Newton-Schulz iterations on a matrix sharded over its longer
+    side, or a square one over the last axis, sum five products of the shorter sides; on
+    others they gather the matrix ten times and the product five times. SOAP and Shampoo
+    gather matrices and preconditioners, LSTM-FF all of its state.
+
     Args:
       factory: Makes a transformation. Where parameters lie on explicit axes, it is
         called again inside ``init`` and ``update``, with the arrays among its arguments
@@ -181,8 +187,9 @@ def _with_auto_axes(function, given, mesh, shardings):
             *treedef.unflatten([seen.get(i, x) for i, x in enumerate(leaves)])
         )
 
-    run = jax.sharding.auto_axes(run, axes=_explicit(mesh), out_sharding=shardings)
-    return run([leaves[i] for i in where])
+    axes = _explicit(mesh)
+    called: Any = jax.sharding.auto_axes(run, axes=axes, out_sharding=shardings)
+    return called([leaves[i] for i in where])
 
 
 def _follow(state: Any, params: Sequence[_Leaf], mesh: Any) -> Any:

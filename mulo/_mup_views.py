@@ -2,7 +2,8 @@
 
 Rules look at axes (Muon's sides, SOAP's factors, averages of rows and columns) and at
 whole leaves (norms, an LSTM's rows). `sees_weights` brings leaves that are laid out
-otherwise, or hold copies, into the form a rule expects, so that none knows of either.
+otherwise, or hold copies, into the form a rule expects, so that none knows of either;
+nor does a rule know of meshes (:func:`mulo._meshes.on_meshes`), since views reshape.
 
 Axis name: L copies.
 """
