@@ -2,7 +2,8 @@
 
 Rules look at axes (Muon's sides, SOAP's factors, averages of rows and columns) and at
 whole leaves (norms, an LSTM's rows). `sees_weights` brings leaves that are laid out
-otherwise, or hold copies, into the form a rule expects, so that none knows of either.
+otherwise, or hold copies, into the form a rule expects, so that none knows of either;
+nor does a rule know of meshes (:func:`mulo._meshes.on_meshes`), since views reshape.
 
 Axis name: L copies.
 """
@@ -18,6 +19,7 @@ import optax
 from mulo import _mup_axes as axes_lib
 from mulo import _mup_trees as trees
 from mulo import mup as mup_lib
+from mulo._meshes import on_meshes
 from mulo.mup import Scaling
 
 _P = ParamSpec("_P")
@@ -43,6 +45,7 @@ def sees_weights(*, batched: bool = False) -> Callable[[_Factory[_P]], _Factory[
     """
 
     def decorate(factory: _Factory[_P]) -> _Factory[_P]:
+        @on_meshes
         @functools.wraps(factory)
         def made(
             *args: _P.args, **kwargs: _P.kwargs

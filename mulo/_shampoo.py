@@ -30,6 +30,7 @@ from mulo import _numbers as numbers
 from mulo import _rule_inputs as rule_inputs
 from mulo import _shampoo_state as shampoo_state
 from mulo import mup as mup_lib
+from mulo._meshes import on_meshes
 from mulo._mu_adam import WeightDecay, WeightDecayRule, check_weight_decay
 from mulo._mup_views import sees_weights
 from mulo._wrappers import in_float32
@@ -44,6 +45,7 @@ class ScaleByShampooState(NamedTuple):
     groups: dict[str, shampoo_state.ShampooGroup]  # By shape, such as "128x64".
 
 
+@on_meshes
 def scale_by_shampoo(
     *,
     b1: jax.typing.ArrayLike = 0.9,

@@ -27,6 +27,7 @@ from mulo import _numbers as numbers
 from mulo import _rule_inputs as rule_inputs
 from mulo import _soap_state as soap_state
 from mulo import mup as mup_lib
+from mulo._meshes import on_meshes
 from mulo._mu_adam import WeightDecay, WeightDecayRule, check_weight_decay
 from mulo._mup_views import sees_weights
 from mulo._wrappers import in_float32
@@ -41,6 +42,7 @@ class ScaleBySOAPState(NamedTuple):
     groups: dict[str, soap_state.SOAPGroup]  # By shape, such as "128x64".
 
 
+@on_meshes
 def scale_by_soap(
     *,
     b1: jax.typing.ArrayLike = 0.95,

@@ -97,23 +97,23 @@ def tensor_features(
     Returns:
       ``mean_rms`` (L, 1), ``rank`` (L, 5), ``var_m`` (L, M) and ``var_rms`` (L, M).
     """
-    count, num_momenta = momentum.shape[:2]
-    shape = params.shape[1:]
-    params = params.reshape(count, -1)
-    momentum = momentum.reshape(count, num_momenta, -1)
-    rms = rms.reshape(count, 1, -1)
+    count, shape = params.shape[0], params.shape[1:]
+    # Not as long vectors: of an array that is sharded, those would be gathered.
+    axes = tuple(range(1, params.ndim))
+    own = tuple(range(2, momentum.ndim))
+    rms = rms[:, None]
     # Everything is seen in units of the weights' own size.
-    unit = jax.lax.rsqrt(jnp.maximum(1e-9, jnp.mean(jnp.square(params), axis=1)))
+    unit = jax.lax.rsqrt(jnp.maximum(1e-9, jnp.mean(jnp.square(params), axis=axes)))
     unit = unit.reshape(count, 1)
-    mean = jnp.mean(momentum, axis=2, keepdims=True)
-    var_m = jnp.mean(jnp.square(momentum - mean), axis=2)
+    mean = jnp.mean(momentum, axis=own, keepdims=True)
+    var_m = jnp.mean(jnp.square(momentum - mean), axis=own)
     # Measured from the mean of each momentum, not from its own: the published networks
     # were trained with it.
-    var_rms = jnp.mean(jnp.square(rms - mean), axis=2)
+    var_rms = jnp.mean(jnp.square(rms - mean), axis=own)
     rank = np.zeros((count, RANKS), np.float32)
     rank[:, [k for k in [sum(n > 1 for n in shape)] if k < RANKS]] = 1.0
     return (
-        _clipped_log(jnp.mean(rms, axis=2) * unit),
+        _clipped_log(jnp.mean(rms, axis=own) * unit),
         jnp.asarray(rank),
         _clipped_log(var_m * jnp.square(unit)),
         _clipped_log(var_rms * jnp.square(unit)),

@@ -76,8 +76,8 @@ def update(
 
 def scale_of(params: jax.Array) -> jax.Array:
     """Root mean square of each of L tensors, (L,)."""
-    square = jnp.square(params).reshape(params.shape[0], -1)
-    return jnp.sqrt(jnp.mean(square, axis=1) + 1e-9)
+    axes = tuple(range(1, params.ndim))
+    return jnp.sqrt(jnp.mean(jnp.square(params), axis=axes) + 1e-9)
 
 
 def times(factors: jax.Array, x: jax.Array) -> jax.Array:
