@@ -41,7 +41,7 @@ def run_with_arguments(
 
     def guarded(argv: list[str]) -> int:
         logging.set_verbosity(logging.WARNING)  # JAX is chatty about devices.
-        logging.get_absl_handler().addFilter(_is_not_orbax)
+        logging.get_absl_handler().addFilter(shows)
         try:
             return main(argv[1:])
         except (ValueError, OSError, ImportError) as error:
@@ -66,8 +66,8 @@ def run_with_arguments(
     app.run(guarded, flags_parser=parse)
 
 
-def _is_not_orbax(record: python_logging.LogRecord) -> bool:
-    """Drop what orbax logs: its errors are raised as well."""
+def shows(record: python_logging.LogRecord) -> bool:
+    """Whether a log line is let through: none of orbax, whose errors are raised too."""
     return "orbax" not in pathlib.Path(record.pathname).parts
 
 

@@ -72,11 +72,11 @@ def _wrong_key(config: ml_collections.ConfigDict, key: str) -> str:
     node: Any = config
     done: list[str] = []
     for part in key.split("."):
-        name = re.sub(r"\[.*", "", part)
+        name = part.partition("[")[0]
         if not isinstance(node, ml_collections.ConfigDict):
             return f"config.{'.'.join(done)} has no keys; got --config.{key}."
         if name not in node:
-            return _unknown(config, node, done, part, key)
+            return _unknown(config, node, done, name, key)
         node = node[name]
         done.append(name)
     return ""
@@ -86,12 +86,13 @@ def _unknown(
     config: ml_collections.ConfigDict,
     node: ml_collections.ConfigDict,
     done: Sequence[str],
-    part: str,
+    unknown: str,
     key: str,
 ) -> str:
-    here = {".".join((*done, name)): name for name in node}
-    close = difflib.get_close_matches(part, list(here.values()), n=1)
-    near = [full for full, name in here.items() if name in close]
+    close = difflib.get_close_matches(unknown, list(node), n=1)
+    rest = key.split(".")[len(done) + 1 :]
+    near = [".".join((*done, name, *rest)) for name in close]
+    near = [full for full in near if not _wrong_key(config, full)]
     if not near:  # One that was left out of its section.
         last = key.rpartition(".")[2]
         known = {full: full.rpartition(".")[2] for full in _leaves(config)}
@@ -150,9 +151,7 @@ def _rule_of_items(default: tuple[Any, ...], text: str) -> str:
     except (ValueError, SyntaxError):
         value = text
     items = value if isinstance(value, tuple | list) else (value,)
-    wanted = (int, float) if kind is float else kind
-    if kind not in _ITEMS or all(
-        isinstance(item, wanted) and type(item) is not bool for item in items
-    ):
+    fitting = (int, float) if kind is float else (kind,)
+    if kind not in _ITEMS or all(type(item) in fitting for item in items):
         return ""
     return _ITEMS[kind]
