@@ -266,6 +266,8 @@ def _config() -> axes.SweepConfig:
 
 def main() -> int:
     """Run the check; return the exit status."""
+    if not _WORKDIR.value:
+        raise ValueError("--workdir must name a directory, got nothing.")
     workdir = pathlib.Path(_WORKDIR.value)
     config = _config()
     transfer = run(config, workdir, _THETA.value)
@@ -297,5 +299,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("workdir")
     command.run("lr_transfer", main, "; finished cells are kept")

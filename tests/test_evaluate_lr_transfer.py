@@ -109,6 +109,7 @@ def test_a_check_trains_every_cell_once_and_writes_table_json_and_plot(tmp_path)
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
+        ("--workdir=", "--workdir must name a directory, got nothing."),
         ("--learning_rates=0.1,x", "learning_rates must be numbers"),
         ("--widths=4,y", "widths must be whole numbers"),
         ("--optimizer=mu_adm", "did you mean 'mu_adam'"),
