@@ -93,7 +93,7 @@ class SweepConfig:
         """Build from a configuration's dictionary; lists become tuples."""
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         values["learning_rates"] = {
-            name: tuple(float(x) for x in grid)
+            name: _numbers(f"learning_rates.{name}", grid)
             for name, grid in values["learning_rates"].items()
         }
         return cls(**values)
@@ -148,9 +148,18 @@ class SweepConfig:
         )
 
     def __post_init__(self):
+        self._check_items()
         self._check_sizes()
         self._check_optimizers()
         settings(self)
+
+    def _check_items(self) -> None:
+        for field in dataclasses.fields(self):
+            kind = {"tuple[int, ...]": int, "tuple[str, ...]": str}.get(str(field.type))
+            for item in getattr(self, field.name) if kind else ():
+                if type(item) is not kind:
+                    what = "whole numbers" if kind is int else "texts"
+                    raise ValueError(f"{field.name} must be {what}; got {item!r}.")
 
     def _check_sizes(self) -> None:
         for field in ("tasks", "horizons", "optimizers", "schedules"):
@@ -295,6 +304,15 @@ def _points(design: str, axes: Sequence[Sequence[int]]) -> list[tuple[int, ...]]
         for value in values:
             points[(*base[:axis], value, *base[axis + 1 :])] = None
     return list(points)
+
+
+def _numbers(field: str, items: Sequence[Any]) -> tuple[float, ...]:
+    try:
+        return tuple(float(item) for item in items)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{field} must be numbers, like (0.01, 0.02); got {items!r}."
+        ) from None
 
 
 def _check_grid(field: str, grid: Sequence[float]) -> None:

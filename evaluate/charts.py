@@ -25,7 +25,7 @@ class Line:
     y: tuple[float, ...]  # (N,)
     low: tuple[float, ...] = ()  # (N,) or none: a band.
     high: tuple[float, ...] = ()
-    markers: bool = True
+    sparse: bool = False  # A few markers along it, not one per point.
     ring: int | None = None  # Index of a point to be marked: the best.
 
 

@@ -6,7 +6,8 @@
 A and B are workdirs (or their summary.json). Every line that both have is compared on
 the settings that both have, seed by seed, by the rules of the report; with ``--line``
 one line of A, with ``--other`` another one of B. Says what B does better or worse than
-A, and how often beyond doubt. ``--out`` gets the numbers as JSON.
+A, and how often beyond doubt. With ``--workdir`` the numbers are written there, as
+``compare.json``.
 
 Exit status 0: compared; 1: with ``--strict``, B loses to A beyond doubt in some line;
 2: bad input, or nothing in common.
@@ -38,7 +39,10 @@ _OTHER = flags.DEFINE_string("other", None, "And this one of B; default: the sam
 _MEASURE = flags.DEFINE_enum(
     "measure", "train", list(matrices.MEASURES), "Which loss is compared."
 )
-_OUT = flags.DEFINE_string("out", None, "JSON file to write.")
+# Overriding: a process that imports two commands has two flags of this name.
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Gets the numbers.", allow_override=True
+)
 _STRICT = flags.DEFINE_bool("strict", False, "Exit status 1 where B loses.")
 
 
@@ -162,9 +166,10 @@ def main(paths: Sequence[str]) -> int:
         first, second, line=_LINE.value, other=_OTHER.value, measure=_MEASURE.value
     )
     print(describe(found))
-    if _OUT.value:
+    if _WORKDIR.value:
+        path = pathlib.Path(_WORKDIR.value) / "compare.json"
         values = summary.plain([dataclasses.asdict(each) for each in found])
-        files.write_text(_OUT.value, json.dumps(values, indent=1) + "\n")
+        files.write_text(path, json.dumps(values, indent=1) + "\n")
     worse = [each for each in found if each.win_rate.high < 0.5 or _all_lost(each)]
     for each in worse:
         print(f"B loses to A in {each.other}.")

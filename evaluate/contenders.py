@@ -49,6 +49,12 @@ class Contender:
         return optimizers.get(self.optimizer).standard
 
     @property
+    def untrained(self) -> bool:
+        """Whether its theta is as it was drawn, before any meta-training."""
+        random = self.theta is not None and self.theta.source == thetas_lib.RANDOM
+        return random or self.optimizer == optimizers.THETA_INIT
+
+    @property
     def pretrained(self) -> mulo.Pretrained | None:
         """The learned optimizer, if it is one."""
         return None if self.theta is None else self.theta.pretrained

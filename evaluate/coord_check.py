@@ -2,7 +2,11 @@
 
     python -m evaluate.coord_check --task=transformer-d2-pystdlib --optimizer=mu_adam
     python -m evaluate.coord_check --task=vit-d2-digits --optimizer=mulo --theta=random
-    python -m evaluate.coord_check --task=transformer-w64-a1-k16-pystdlib --depths=2,4,8
+    python -m evaluate.coord_check --task=transformer-w64-a1-k16-pystdlib \
+        --depths=2,4,8 --workdir=runs/depths
+
+Prints a table; with ``--workdir`` its numbers, ``coord_check.json``, and a plot,
+``coord_check.png``, are written there.
 
 Exit status 0: no layer's change grows with width (depth); 1: one does; 2: bad input.
 """
@@ -34,15 +38,12 @@ _RATE = flags.DEFINE_float("learning_rate", None, "Default: the optimizer's own.
 _HYPER = flags.DEFINE_list("hyper", [], "Like precondition_frequency=1,eps=1e-6.")
 _BATCH = flags.DEFINE_integer("batch_size", 64, "Examples per step.")
 _THRESHOLD = flags.DEFINE_float("threshold", 0.3, "Largest power that passes.")
-_PNG = flags.DEFINE_string("png", "coord_check.png", "Plot; a .json lies beside it.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Gets plot and numbers.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Of tensorflow-datasets.")
 
 
 def main() -> int:
     """Run the check; return the exit status."""
-    png = pathlib.Path(_PNG.value)
-    if png.suffix != ".png":
-        raise ValueError(f"png must be a file called *.png, got {str(png)!r}.")
     config = coordinates.CoordConfig(
         task=_TASK.value,
         optimizer=_OPTIMIZER.value,
@@ -56,12 +57,16 @@ def main() -> int:
         threshold=_THRESHOLD.value,
         data_dir=_DATA_DIR.value,
     )
-    files.check_writable(png.parent)  # Now, not after minutes of training.
+    workdir = pathlib.Path(_WORKDIR.value) if _WORKDIR.value else None
+    if workdir is not None:
+        files.check_writable(workdir)  # Now, not after minutes of training.
     result = coord_report.check_with_progress(config, _pretrained())
-    files.write_bytes(png, coord_report.png(result))
-    files.write_text(png.with_suffix(".json"), result.to_json())
     print(coord_report.describe(result))
-    print(f"plot: {png}")
+    if workdir is not None:
+        plot = workdir / "coord_check.png"
+        files.write_bytes(plot, coord_report.png(result))
+        files.write_text(plot.with_suffix(".json"), result.to_json())
+        print(f"plot: {plot}")
     return 1 if result.growing else 0
 
 

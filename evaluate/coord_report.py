@@ -8,6 +8,8 @@ import tqdm
 import mulo
 from evaluate import coordinates, style, tables
 
+_TITLE_LETTERS = 34  # What a panel is wide.
+
 
 def parse_sizes(flag: str, texts: Sequence[str] | None) -> tuple[int, ...]:
     """Read widths or depths from the command line; none where the flag is not given.
@@ -84,13 +86,15 @@ def describe(result: coordinates.CoordResult) -> str:
             f"passed: no layer's change grows faster than {config.axis}^"
             f"{config.threshold:g}."
         )
+    seeds = f"{config.num_seeds} seed{'s' * (config.num_seeds > 1)}"
     return "\n".join(
         [
             f"{config.optimizer} on {config.task}, learning rate {config.rate:g}, "
-            f"{config.num_steps} steps, {config.num_seeds} seeds: RMS of x_t - x_0 at "
+            f"{config.num_steps} steps, {seeds}: RMS of x_t - x_0 at "
             f"the last step, slope of its log over the later half of the steps",
             tables.format_table(rows),
             outcome,
+            *[f"Warning: {doubt}." for doubt in result.doubts],
         ]
     )
 
@@ -110,7 +114,8 @@ def png(result: coordinates.CoordResult) -> bytes:
         slope = result.verdicts[i]
         style.dress(
             axes,
-            title=f"{layer}: slope {slope:+.2f}{'  GROWS' if bad else ''}",
+            title=f"{style.wrapped(layer, _TITLE_LETTERS)}\n"
+            f"slope {slope:+.2f}{'  GROWS' if bad else ''}",
             xlabel=config.axis,
             ylabel="RMS of change" if i % columns == 0 else "",
             alarm=bad,
@@ -123,16 +128,22 @@ def png(result: coordinates.CoordResult) -> bytes:
                 config.sizes,
                 change,
                 color=style.width_colour(j, len(steps)),
-                marker="o",
-                markersize=4,
+                marker=style.MARKERS[j % len(style.MARKERS)],
+                markersize=5,
                 linewidth=1.6,
             )
         axes.set_yscale("log", base=10)
         style.size_axis(axes, config.sizes)
         axes.tick_params(axis="x", labelrotation=45)
+    verdict = "FAILED" if result.growing else "passed"
+    if result.doubts:
+        verdict += ", with doubts,"
+    title = (
+        f"{config.optimizer} on {config.task}: {verdict} at threshold "
+        f"{config.threshold:g}"
+    )
     fig.suptitle(
-        f"{config.optimizer} on {config.task}: "
-        f"{'FAILED' if result.growing else 'passed'} at threshold {config.threshold:g}",
+        style.wrapped(title, _TITLE_LETTERS * columns),
         fontsize=12,
         color=style.INK,
     )

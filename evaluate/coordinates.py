@@ -42,6 +42,8 @@ import mulo
 import tasks
 from evaluate import coord_training, optimizers, statistics
 
+FEW_STEPS = 5  # Fewer decide nothing: the later half of them is a step or two.
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CoordConfig:
@@ -133,6 +135,24 @@ class CoordResult:
     verdicts: np.ndarray  # (layers,). Mean slope of the later half of the steps.
 
     @property
+    def doubts(self) -> tuple[str, ...]:
+        """What makes the check too small to decide, in words; none if it is not."""
+        config = self.config
+        found = []
+        if len(config.sizes) == 2:
+            found.append(
+                f"two {config.axis}s make a line of any two numbers: give three or more"
+            )
+        if config.num_seeds == 1:
+            found.append("one seed shows no spread: give --seeds=2 or more")
+        if config.num_steps < FEW_STEPS:
+            found.append(
+                f"{config.num_steps} steps are too few for hidden layers to move: give "
+                f"--steps={FEW_STEPS} or more"
+            )
+        return tuple(found)
+
+    @property
     def growing(self) -> tuple[str, ...]:
         """Layers whose change grows faster with size than the threshold allows."""
         over = self.verdicts > self.config.threshold
@@ -160,6 +180,7 @@ class CoordResult:
             "passed": not self.growing,
             "growing": self.growing,
             "shrinking": self.shrinking,
+            "doubts": self.doubts,
             "layers": self.layers,
             "axis": self.config.axis,
             "sizes": self.config.sizes,

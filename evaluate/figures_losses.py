@@ -254,7 +254,7 @@ def _curve(entry: entries.Entry, look: style.Look) -> charts.Line:
         y=tuple(middle.tolist()),
         low=() if one else tuple(low.tolist()),
         high=() if one else tuple(high.tolist()),
-        markers=False,
+        sparse=True,
     )
 
 

@@ -28,7 +28,7 @@ def profile(values: Mapping[str, Any], looks: Looks) -> charts.Chart | None:
             y=tuple(line["values"]),
             low=tuple(line["low"]),
             high=tuple(line["high"]),
-            markers=False,
+            sparse=True,
         )
         for line in order[:_MOST_PROFILES]
     )
@@ -128,7 +128,7 @@ def speedups(values: Mapping[str, Any], looks: Looks) -> charts.Chart | None:
             "How many times sooner the subject has the final training loss of each "
             "line: in steps (bar) and in wall-clock time (diamond). Right of 1 the "
             "subject is faster; never: it did not get there; no loss to reach: the "
-            "other diverged."
+            "other diverged. Not over thetas that were never meta-trained."
             + (
                 f" {len(kept)} of {len(groups)} pairs of subject and setting."
                 if len(groups) > len(kept)

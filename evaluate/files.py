@@ -24,10 +24,11 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> pathlib.Path:
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(
-        prefix=f".{path.name}.", suffix=".partial", dir=path.parent
-    )
+    temporary = ""
     try:
+        descriptor, temporary = tempfile.mkstemp(
+            prefix=f".{path.name}.", suffix=".partial", dir=path.parent
+        )
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
@@ -37,8 +38,11 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> pathlib.Path:
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)
         os.replace(temporary, path)
-    except BaseException:
-        pathlib.Path(temporary).unlink(missing_ok=True)
+    except BaseException as error:
+        if temporary:
+            pathlib.Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError):  # A full disk's error names no file.
+            error.filename = str(path)
         raise
     return path
 

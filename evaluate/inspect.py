@@ -1,11 +1,12 @@
 """Shows what a learned optimizer does, by its updates; run as a module.
 
     python -m evaluate.inspect --theta=runs/demo/theta
-    python -m evaluate.inspect --theta=celo2 --optimizer=celo2 --out=runs/celo2_inside
+    python -m evaluate.inspect --theta=celo2 --optimizer=celo2 --workdir=runs/celo2
     python -m evaluate.inspect --theta=random --optimizer=velo --steps=200
 
-Writes ``inspect.png``, ``inspect.svg`` and the numbers, ``inspect.json``, and prints a
-short table. What is measured, and on what, is in :mod:`evaluate.inspection`.
+Prints a short table; with ``--workdir``, ``inspect.png``, ``inspect.svg`` and the
+numbers, ``inspect.json``, are written there. What is measured, and on what, is in
+:mod:`evaluate.inspection`.
 
 Exit status 0: done; 2: bad input.
 """
@@ -23,19 +24,23 @@ _OPTIMIZER = flags.DEFINE_string(
     "optimizer", None, "The rule's name; needed for random only."
 )
 _STEPS = flags.DEFINE_integer("steps", 1000, "Length of the run over time.")
-_OUT = flags.DEFINE_string("out", "runs/inspect", "Folder for plot and numbers.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Gets plot and numbers.")
 
 
 def main() -> int:
     """Measure, write and print; return the exit status."""
-    out = pathlib.Path(_OUT.value)
+    workdir = pathlib.Path(_WORKDIR.value) if _WORKDIR.value else None
     name, pretrained = inspection_report.load(_THETA.value, _OPTIMIZER.value)
-    files.check_writable(out)
+    if workdir is not None:
+        files.check_writable(workdir)
     found = inspection.inspect(pretrained, _STEPS.value)
     title = f"{name}, theta {_THETA.value}, {_STEPS.value:,} steps"
+    print(inspection_report.describe(found, title))
+    if workdir is None:
+        return 0
     fig = inspection_report.draw(found, title)
-    plot = files.write_bytes(out / "inspect.png", style.png(fig))
-    files.write_text(out / "inspect.svg", style.svg(fig, "inspect"))
+    plot = files.write_bytes(workdir / "inspect.png", style.png(fig))
+    files.write_text(workdir / "inspect.svg", style.svg(fig, "inspect"))
     about = {
         "optimizer": name,
         "theta": _THETA.value,
@@ -44,8 +49,7 @@ def main() -> int:
         "num_steps": _STEPS.value,
     }
     text = json.dumps(inspection_report.values(found, **about), indent=1)
-    files.write_text(out / "inspect.json", text + "\n")
-    print(inspection_report.describe(found, title))
+    files.write_text(workdir / "inspect.json", text + "\n")
     print(f"plot: {plot}")
     return 0
 

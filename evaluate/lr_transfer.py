@@ -1,17 +1,19 @@
 """Checks that the best learning rate stays where it is as width grows; a module to run.
 
     python -m evaluate.lr_transfer --task=transformer-d2-k16-tiny_shakespeare \
-        --optimizer=mu_adam --widths=64,128,256,512
-    python -m evaluate.lr_transfer --optimizer=mu_celo2 --theta=celo2 --schedule=cosine
+        --optimizer=mu_adam --widths=64,128,256,512 --workdir=runs/transfer
+    python -m evaluate.lr_transfer --optimizer=mu_celo2 --theta=celo2 \
+        --schedule=cosine --workdir=runs/transfer_celo2
 
 Trains every width at every learning rate and compares where the minima lie: passed when
-the best rates of all widths are within one grid step of each other. The sweep's own
+the best rates of all widths are within one grid step of each other. Where one lies at
+an end of the grid, the minimum may lie beyond: that is inconclusive, unless the best
+rates are further apart already. The sweep's own
 cells are used (:mod:`evaluate.engine`), so a stopped run goes on where it was.
 Optimizers of the standard parametrization train the task's ``sp-`` twin. Learned rules
 that leave the step size to the user (Celo2, ELO) are checked like the others.
 
-Exit status 0: the best rate transfers; 1: it moves, or lies at the end of the grid at
-every width; 2: bad input.
+Exit status 0: the best rate transfers; 1: it moves; 2: bad input; 3: inconclusive.
 
 Reference: Yang et al., `Tensor Programs V <https://arxiv.org/abs/2203.03466>`_, 2022,
 figure 1.
@@ -25,6 +27,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from absl import flags
+from matplotlib.figure import Figure
 
 import tasks
 from evaluate import (
@@ -52,8 +55,11 @@ _RATES = flags.DEFINE_list(
 _STEPS = flags.DEFINE_integer("steps", 200, "Training steps.")
 _SEEDS = flags.DEFINE_integer("seeds", 1, "Seeds, averaged over.")
 _BATCH = flags.DEFINE_integer("batch_size", 16, "Examples per step.")
-_WORKDIR = flags.DEFINE_string("workdir", "runs/lr_transfer", "Cells, JSON and plot.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Gets cells, numbers and plot.")
 _DATA_DIR = flags.DEFINE_string("data_dir", "", "Of tensorflow-datasets.")
+
+
+_EXIT_STATUS = {"passed": 0, "FAILED": 1, "inconclusive": 3}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,9 +91,19 @@ class Transfer:
         return max(self.best) - min(self.best)
 
     @property
-    def passed(self) -> bool:
-        """Whether the best rate transfers; not told where all are at the grid's end."""
-        return self.moved <= 1 and len(self.on_edge) < len(self.widths)
+    def verdict(self) -> str:
+        """``passed``, ``FAILED`` or ``inconclusive``."""
+        if self.moved > 1:  # Beyond the ends of the grid they are further apart still.
+            return "FAILED"
+        return "inconclusive" if self.on_edge else "passed"
+
+    @property
+    def beyond(self) -> str:
+        """Where the grid has to go on, if a best rate lies at an end of it."""
+        below = f"below {self.rates[0]:g}" if 0 in self.best else ""
+        last = len(self.rates) - 1
+        above = f"above {self.rates[-1]:g}" if last in self.best else ""
+        return " and ".join(side for side in (below, above) if side)
 
     @property
     def on_edge(self) -> tuple[int, ...]:
@@ -107,25 +123,31 @@ def describe(transfer: Transfer, title: str) -> str:
         shown = [f"{x:.3f}" if np.isfinite(x) else "diverged" for x in losses]
         rows.append([str(width), *shown, f"{transfer.rates[best]:g}"])
     steps = f"{transfer.moved} grid step{'' if transfer.moved == 1 else 's'}"
-    verdict = f"{'passed' if transfer.passed else 'FAILED'}: best rates lie {steps}"
-    lines = [title, tables.format_table(rows), f"{verdict} apart."]
+    verdict = f"{transfer.verdict}: best rates lie {steps} apart"
+    lines = [title, tables.format_table(rows)]
     if transfer.on_edge:
+        plural = "s" * (len(transfer.on_edge) > 1)
         lines.append(
-            f"Warning: at widths {', '.join(map(str, transfer.on_edge))} the best rate "
-            "is at an end of the grid; the minimum may lie beyond."
+            f"{verdict}; at width{plural} {', '.join(map(str, transfer.on_edge))} the "
+            "best rate is at an end of the grid, and the minimum may lie beyond: give "
+            f"--learning_rates {transfer.beyond}."
         )
+    else:
+        lines.append(f"{verdict}.")
     return "\n".join(lines)
 
 
-def png(transfer: Transfer, title: str) -> bytes:
+def draw(transfer: Transfer, title: str) -> Figure:
     """Draw loss against learning rate, a line per width, each one's best a star."""
     fig, (axes,) = style.figure(1, 1, (6.4, 4.4))
+    steps = f"{transfer.moved} grid step{'s' * (transfer.moved != 1)}"
     style.dress(
         axes,
-        title=f"{title}\nbest rates {transfer.moved} grid steps apart",
+        title=f"{style.wrapped(title, 60)}\n"
+        f"{transfer.verdict}: best rates {steps} apart",
         xlabel="learning rate",
         ylabel="final training loss",
-        alarm=not transfer.passed,
+        alarm=transfer.verdict == "FAILED",
     )
     for j, (width, losses, best) in enumerate(
         zip(transfer.widths, transfer.losses, transfer.best, strict=True)
@@ -136,9 +158,17 @@ def png(transfer: Transfer, title: str) -> bytes:
             transfer.rates,
             shown,
             color=colour,
-            marker="o",
-            markersize=4,
+            marker=style.MARKERS[j % len(style.MARKERS)],
+            markersize=5,
             label=f"width {width}",
+        )
+        lost = [r for r, x in zip(transfer.rates, losses, strict=True) if x == np.inf]
+        axes.plot(  # At the upper edge, one width's beside the other's.
+            lost,
+            [0.98 - 0.035 * j] * len(lost),
+            "x",
+            color=colour,
+            transform=axes.get_xaxis_transform(),
         )
         axes.plot(
             transfer.rates[best],
@@ -149,10 +179,19 @@ def png(transfer: Transfer, title: str) -> bytes:
             markeredgecolor="white",
         )
     axes.set_xscale("log")
-    finite = transfer.losses[np.isfinite(transfer.losses)]
-    axes.set_ylim(*style.loss_limits(finite[finite < 2 * finite.min()].tolist()))
+    axes.set_xticks(transfer.rates, [style.number(rate) for rate in transfer.rates])
+    axes.minorticks_off()
+    if len(transfer.rates) > 6:
+        axes.tick_params(axis="x", labelrotation=45)
+    first, last = transfer.rates[0], transfer.rates[-1]
+    margin = (last / first) ** 0.04
+    axes.set_xlim(first / margin, last * margin)
+    style.loss_axis(axes, transfer.losses.ravel().tolist())
+    diverged = bool(np.isinf(transfer.losses).any())
+    if diverged:
+        axes.plot([], [], "x", color=style.QUIET, label="diverged")
     axes.legend(frameon=False, fontsize=10)
-    return style.png(fig)
+    return fig
 
 
 def run(
@@ -227,6 +266,8 @@ def _config() -> axes.SweepConfig:
 
 def main() -> int:
     """Run the check; return the exit status."""
+    if not _WORKDIR.value:
+        raise ValueError("--workdir must name a directory, got nothing.")
     workdir = pathlib.Path(_WORKDIR.value)
     config = _config()
     transfer = run(config, workdir, _THETA.value)
@@ -235,7 +276,9 @@ def main() -> int:
     if _SCHEDULE.value != "constant":
         title += f", {_SCHEDULE.value}"
     text = describe(transfer, f"{title}, {_STEPS.value} steps: final training loss")
-    plot = files.write_bytes(workdir / "lr_transfer.png", png(transfer, title))
+    plot = files.write_bytes(
+        workdir / "lr_transfer.png", style.png(draw(transfer, title))
+    )
     values = {
         "title": title,
         "widths": transfer.widths,
@@ -246,12 +289,13 @@ def main() -> int:
         ],
         "best": [transfer.rates[i] for i in transfer.best],
         "grid_steps": transfer.moved,
-        "passed": transfer.passed,
+        "verdict": transfer.verdict,
+        "passed": transfer.verdict == "passed",
     }
     files.write_text(workdir / "lr_transfer.json", json.dumps(values, indent=1) + "\n")
     print(text)
     print(f"plot: {plot}")
-    return 0 if transfer.passed else 1
+    return _EXIT_STATUS[transfer.verdict]
 
 
 if __name__ == "__main__":

@@ -67,6 +67,8 @@ _VARIANTS: tuple[tuple[str, str, Hyper], ...] = (
     # Under μP, SOAP is meant to be used in blocks of fixed size.
     ("soap_blocked", "soap", {"block_size": 16}),
 )
+# Numbers that are None unless given, with the value that means the same.
+_OPTIONAL: Mapping[str, Hyper] = {"sgd": {"momentum": 0.0}}
 _EVERY_FEW_STEPS = ("soap", "shampoo")
 _OWN_SCHEDULE = ("schedule_free_adamw",)
 
@@ -129,7 +131,7 @@ def _spec(name: str, rule: str, extra: Hyper, standard: bool) -> OptimizerSpec:
     found = rates.of(full_name, standard=standard, learned=own_step)
     if not info.learned:
         numbers = {k: v for k, v in info.hyper.items() if type(v) in (int, float)}
-        hyper = {**numbers, **extra}
+        hyper = {**numbers, **_OPTIONAL.get(rule, {}), **extra}
         if standard:
             del hyper["base_width"]  # Means nothing there.
     constant = own_step or rule in _OWN_SCHEDULE

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -141,6 +142,11 @@ def _rules(rules: Mapping[str, str]) -> str:
     return f"<dl>{items}</dl>"
 
 
+def _by_flag(command: str) -> str:
+    """Break a command before each of its flags, as a shell takes it."""
+    return re.sub(r" (?='?--)", " \\\\\n    ", command)
+
+
 def _about(values: Mapping[str, Any]) -> str:
     def block(content: object) -> str:
         if not isinstance(content, str):
@@ -148,7 +154,7 @@ def _about(values: Mapping[str, Any]) -> str:
         return f'<pre tabindex="0">{markup.text(content)}</pre>'
 
     return (
-        f"<h3>Command</h3>{block(values.get('command', ''))}"
+        f"<h3>Command</h3>{block(_by_flag(values.get('command', '')))}"
         f"<h3>Versions and hardware</h3>{block(values.get('environment', {}))}"
         f"{markup.folded('Configuration', block(values.get('config', {})))}"
     )

@@ -51,20 +51,20 @@ def _table(
     order = sorted(found, key=lambda e: (_estimate(e, "train_loss"), e["num_diverged"]))
     with_accuracy = any(e["valid_accuracy"] for e in found)
     best = {m: min(_estimate(e, m) for e in found) for m, _ in _MEASURES}
-    heads = ["rate", *(word for _, word in _MEASURES)]
+    # Losses first: on a phone they are what is seen without scrolling.
+    heads = [word for _, word in _MEASURES]
     heads += ["accuracy"] * with_accuracy
-    heads += ["diverged", "ms/step", "tuning steps"]
+    heads += ["diverged", "rate", "ms/step", "tuning steps"]
     rows = []
     for entry in order:
-        cells = [_rate(entry)]
-        for measure, _ in _MEASURES:
-            cells.append(_interval(entry, measure, best[measure]))
+        cells = [_interval(entry, m, best[m]) for m, _ in _MEASURES]
         if with_accuracy:
             accuracy = entry["valid_accuracy"]
             cells.append(f"{100 * accuracy['estimate']:.1f} %" if accuracy else "–")
         bad = entry["num_diverged"]
         seeds = f"{bad} of {entry['num_seeds']}"
         cells.append(f'<strong class="alarm">✕ {seeds}</strong>' if bad else seeds)
+        cells.append(_rate(entry))
         cells.append(f"{1e3 * entry['secs_per_step']:.2f}")
         cells.append(f"{entry['tuning_steps']:,}" if entry["tuning_steps"] else "0")
         look = looks.get(entry["key"])

@@ -4,6 +4,7 @@ A page lays panels out by its own width and gives them titles and legends of its
 a file they stand in a grid with both drawn.
 """
 
+import collections
 import re
 from collections.abc import Collection
 
@@ -19,7 +20,9 @@ from evaluate import charts, style
 # Inches; 72 units of an SVG each. Fixed margins: fitting them takes most of the time.
 _PANEL = (4.4, 3.1)
 _LEFT, _RIGHT, _TOP, _BOTTOM = 0.84, 0.24, 0.1, 0.6
-_TITLE = 0.32
+_TITLE, _TITLE_LINE, _TITLE_LETTERS = 0.14, 0.18, 42
+_MARKS = 5  # Markers along a line with many points.
+_CROSS = 0.045  # Of the height of a panel.
 _ROW = 0.44
 _LEGEND_ROW = 0.26
 _DASHES = {"--": (4.5, 2.2), ":": (1.2, 1.8), "-.": (5, 2, 1.2, 2)}
@@ -31,23 +34,25 @@ def draw(chart: charts.Chart) -> Figure:
     count = len(chart.panels)
     columns = 1 if count == 1 else 2 if count in (2, 4) else 3
     rows = [chart.panels[i : i + columns] for i in range(0, count, columns)]
-    heights = [_TITLE + max(_height(p) + _legend_height(p) for p in r) for r in rows]
+    titles = [
+        _TITLE + _TITLE_LINE * max(_title(p).count("\n") + 1 for p in r) for r in rows
+    ]
+    heights = [
+        title + max(_height(p) + _legend_height(p) for p in r)
+        for r, title in zip(rows, titles, strict=True)
+    ]
     legend = chart.legend
     in_row = _columns(legend, columns * _PANEL[0])
     below = 0.15 + _LEGEND_ROW * -(-len(legend) // in_row)
     size = (columns * _PANEL[0], sum(heights) + below)
     fig = Figure(figsize=size, facecolor="white")
     top = size[1]
-    for row, height in zip(rows, heights, strict=True):
+    for row, title, height in zip(rows, titles, heights, strict=True):
         for i, panel in enumerate(row):
-            axes = _add(fig, panel, i * _PANEL[0], top - _TITLE)
+            axes = _add(fig, panel, i * _PANEL[0], top - title)
             draw_panel(axes, panel)
             axes.set_title(
-                charts.shortened(panel.title, 46),
-                fontsize=11,
-                color=style.INK,
-                loc="left",
-                x=0.0,
+                _title(panel), fontsize=11, color=style.INK, loc="left", x=0.0
             )
             if isinstance(panel, charts.LinePanel) and panel.own_legend:
                 _own_legend(axes, panel)
@@ -128,6 +133,10 @@ def _add(
     return fig.add_axes(box)
 
 
+def _title(panel: charts.LinePanel | charts.RowPanel) -> str:
+    return style.wrapped(panel.title, _TITLE_LETTERS)
+
+
 def _height(panel: charts.LinePanel | charts.RowPanel) -> float:
     if isinstance(panel, charts.RowPanel):
         return _TOP + _BOTTOM + _ROW * len(panel.rows)
@@ -162,7 +171,8 @@ def _columns(legend: Collection[str], width: float) -> int:
 def _draw_lines(axes: Axes, panel: charts.LinePanel) -> None:
     style.dress(axes, title="", xlabel=panel.xlabel, ylabel=panel.ylabel)
     visible: list[float] = []
-    for line in reversed(panel.lines):  # The first lies on top.
+    crosses: collections.Counter[float] = collections.Counter()
+    for i, line in reversed(list(enumerate(panel.lines))):  # The first lies on top.
         x, y = np.array(line.x, np.float64), np.array(line.y, np.float64)
         shown = np.where(np.isfinite(y), y, np.nan)
         (drawn,) = axes.plot(
@@ -170,7 +180,8 @@ def _draw_lines(axes: Axes, panel: charts.LinePanel) -> None:
             shown,
             label=line.label,
             color=line.look.colour,
-            marker=line.look.marker if line.markers else None,
+            marker=line.look.marker,
+            markevery=_marked(len(x), i, len(panel.lines)) if line.sparse else None,
             markersize=5,
             markerfacecolor=line.look.colour if line.look.dash == "-" else "white",
             linewidth=1.8,
@@ -197,9 +208,11 @@ def _draw_lines(axes: Axes, panel: charts.LinePanel) -> None:
         diverged = x[np.isposinf(y)]
         if not len(diverged):
             continue
+        above = [crosses[at] for at in diverged.tolist()]
+        crosses.update(diverged.tolist())
         axes.plot(
             diverged,
-            np.full(len(diverged), 0.97),
+            0.97 - _CROSS * np.array(above),  # Of several lines, below each other.
             transform=axes.get_xaxis_transform(),
             marker="x",
             markersize=7,
@@ -212,6 +225,15 @@ def _draw_lines(axes: Axes, panel: charts.LinePanel) -> None:
     _x_axis(axes, panel)
     if panel.reference is not None:
         axes.axhline(panel.reference, color=style.AXIS, linewidth=1)
+
+
+def _marked(points: int, index: int, lines: int) -> tuple[int, int]:
+    """Return where a line's markers begin and how far apart they are.
+
+    Those of a panel's lines lie beside each other, so that none hides another.
+    """
+    apart = max(1, points // _MARKS)
+    return (2 * index + 1) * apart // (2 * lines), apart
 
 
 def _y_axis(axes: Axes, panel: charts.LinePanel, visible: list[float]) -> None:

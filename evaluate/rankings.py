@@ -100,13 +100,19 @@ def profile(study: entries.Study) -> dict[str, Any] | None:
 def speedups(
     study: entries.Study, chosen: Sequence[str], index: Mapping[axes.Setting, int]
 ) -> list[dict[str, Any]]:
-    """How much sooner a subject has the final loss of every tuned line."""
+    """How much sooner a subject has the final loss of every other line.
+
+    Lines whose theta was never meta-trained are left out: how much sooner than those
+    says nothing.
+    """
     found = []
     for subject, setting in itertools.product(chosen, study.settings):
         mine = study.find(setting, subject)
         for against in study.keys:
             theirs = study.find(setting, against)
             if mine is None or theirs is None or against == subject:
+                continue
+            if theirs.contender.untrained:
                 continue
             target = matrices.interval(study, theirs, "final_train_loss")
             steps = None

@@ -6,6 +6,7 @@ seven markers: plots can be read without colour too.
 """
 
 import io
+import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -30,7 +31,7 @@ COLOURS = {
     "line5": ("#5f4bb6", "#b3a4ff"),
     "line6": ("#0f8ca8", "#5fd3ea"),
     "line7": ("#5a5a5a", "#c8c8c8"),
-    "line8": ("#67812b", "#b5d16a"),
+    "line8": ("#6fa022", "#a5e06a"),
     "size0": ("#d98200", "#fff0a8"),
     "size1": ("#c65d21", "#ffd166"),
     "size2": ("#a8354f", "#ffa552"),
@@ -107,6 +108,11 @@ def dress(
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
         axes.spines[side].set_color(AXIS)
+
+
+def wrapped(title: str, most: int) -> str:
+    """Break a title into lines of at most so many characters; nothing is left out."""
+    return "\n".join(textwrap.wrap(title, most))
 
 
 def size_axis(axes: Axes, sizes: Sequence[int]) -> None:

@@ -21,6 +21,7 @@ from evaluate import (
     outcomes,
     ranges,
     rankings,
+    thetas,
     tuning,
     verdict,
 )
@@ -144,7 +145,7 @@ def warnings(study: entries.Study) -> list[str]:
             "about the spread."
         )
     for contender in study.contenders:
-        if contender.theta is not None and contender.theta.source == "random":
+        if contender.theta is not None and contender.theta.source == thetas.RANDOM:
             found.append(
                 f"{contender.label}: its theta is random, never meta-trained; its "
                 "losses say nothing of the rule."

@@ -88,7 +88,7 @@ def _curve(path: pathlib.Path) -> list[dict[str, float]]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write the files; an error is one line."""
+    """Write the files; an error is one line and exit status 2."""
     parser = argparse.ArgumentParser(prog="python -m meta_train.release")
     add = parser.add_argument
     add("--workdir", type=pathlib.Path, required=True, help="directory of the run")
@@ -105,7 +105,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         released = release(workdir, destination, **given)
     except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+        print(f"meta_train.release: {error}", file=sys.stderr)
+        sys.exit(2)
     print(f"{destination}: {released.rule}")
 
 

@@ -45,12 +45,24 @@ class MetricsLog:
                 if (step := _step_of(line)) is not None and step <= first_step
             ]
             workdir_lib.write_text(path, "".join(f"{line}\n" for line in kept))
-        self._file = path.open("a")
+        self._path = path
+        self._file = path.open("ab", buffering=0)
 
     def write(self, metrics: Mapping[str, Any]) -> None:
-        """Append one line and hand it to the operating system."""
-        self._file.write(json.dumps(metrics) + "\n")
-        self._file.flush()
+        """Append one line, whole or not at all, and hand it to the operating system.
+
+        Raises:
+          OSError: If the disk is full; names the file.
+        """
+        rest = memoryview(json.dumps(metrics).encode() + b"\n")
+        size = self._file.seek(0, os.SEEK_END)
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            self._file.truncate(size)
+            error.filename = str(self._path)
+            raise
 
     def close(self) -> None:
         """Flush to disk."""

@@ -4,13 +4,16 @@
 ``theta/`` (``model.safetensors`` and ``card.json``) and, with probes, ``theta_best/``.
 """
 
+import contextlib
 import dataclasses
+import errno
 import json
 import os
 import pathlib
+import shutil
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -23,6 +26,7 @@ METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 THETA = "theta"
 THETA_BEST = "theta_best"
+_PARTIAL = ".orbax-checkpoint-tmp"  # How orbax names a checkpoint till it is whole.
 
 # How long a run lasts and what it tells: free to change while it goes on.
 _FREE = (
@@ -44,16 +48,24 @@ _ADDED: Mapping[str, Any] = {
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-    """Write a file so that readers see the old or the new text, never a part."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    """Write a file so that readers see the old or the new text, never a part.
+
+    Raises:
+      OSError: If the folder cannot be written or the disk is full; names the file.
+    """
+    temporary = ""
     try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         with os.fdopen(handle, "w") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
-        pathlib.Path(temporary).unlink(missing_ok=True)
+    except BaseException as error:
+        if temporary:
+            pathlib.Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError):  # A full disk's error names no file.
+            error.filename = str(path)
         raise
 
 
@@ -145,8 +157,9 @@ class Checkpoints:
 
     def __init__(self, workdir: pathlib.Path, *, keep: int):
         """Open the directory's checkpoints; half-written ones do not count."""
+        self._folder = workdir / CHECKPOINTS
         self._manager = ocp.CheckpointManager(
-            (workdir / CHECKPOINTS).absolute(),
+            self._folder.absolute(),
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=keep, enable_async_checkpointing=True
             ),
@@ -157,9 +170,14 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, step: int, state: Any) -> None:
-        """Start saving; the arrays may be reused once this returns."""
+        """Start saving; the arrays may be reused once this returns.
+
+        Raises:
+          OSError: If the disk was full, for this checkpoint or the one before.
+        """
         if self._manager.latest_step() != step:
-            self._manager.save(step, args=ocp.args.StandardSave(_used(state)))
+            with self._full_disk_said():
+                self._manager.save(step, args=ocp.args.StandardSave(_used(state)))
 
     def restore(self, step: int, like: Any) -> Any:
         """Read a checkpoint into arrays of the shapes, dtypes and shardings of like."""
@@ -168,12 +186,29 @@ class Checkpoints:
         return dataclasses.replace(like, **restored)
 
     def wait(self) -> None:
-        """Block until what was saved is on disk."""
-        self._manager.wait_until_finished()
+        """Block until what was saved is on disk; OSError if the disk was full."""
+        with self._full_disk_said():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Finish and release the directory."""
-        self._manager.close()
+        """Finish and release the directory; OSError if the disk was full."""
+        with self._full_disk_said():
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _full_disk_said(self) -> Iterator[None]:
+        """Remove what a full disk left half-written, and raise an OSError of it."""
+        try:
+            yield
+        except Exception as error:
+            # What tensorstore raises is no OSError.
+            if os.strerror(errno.ENOSPC) not in str(error):
+                raise
+            for partial in self._folder.glob(f"*{_PARTIAL}"):
+                shutil.rmtree(partial, ignore_errors=True)
+            raise OSError(
+                errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._folder)
+            ) from error
 
 
 def _used(state):

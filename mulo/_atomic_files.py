@@ -6,9 +6,16 @@ from pathlib import Path
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write a file so that readers, and crashes, see the old or the new one whole."""
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    """Write a file so that readers, and crashes, see the old or the new one whole.
+
+    Raises:
+      OSError: If the folder cannot be written or the disk is full; names the file.
+    """
+    temporary = ""
     try:
+        descriptor, temporary = tempfile.mkstemp(
+            prefix=f".{path.name}.", dir=path.parent
+        )
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
@@ -17,6 +24,9 @@ def write(path: Path, content: bytes) -> None:
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes them private.
         os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+    except BaseException as error:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError):  # A full disk's error names no file.
+            error.filename = str(path)
         raise

@@ -72,11 +72,11 @@ def parsed_flags():
 
 def test_the_command_prints_writes_and_is_strict_on_request(tmp_path, capsys):
     old, new = write(tmp_path / "old", OLD), write(tmp_path / "new", NEW)
-    out = tmp_path / "out.json"
-    with flagsaver.flagsaver(line="x", strict=True, out=str(out)):
+    out = tmp_path / "compared"
+    with flagsaver.flagsaver(line="x", strict=True, workdir=str(out)):
         # One lost, one undecided: no verdict.
         assert compare.main([str(new), str(old)]) == 0
-    (values,) = json.loads(out.read_text())
+    (values,) = json.loads((out / "compare.json").read_text())
     assert values["outcomes"] == [-1, 0]
     worse = summary({"x": [[3.0, 3.2, 2.9], [2.0, 2.1, 2.0]]})
     bad = write(tmp_path / "worse", worse)

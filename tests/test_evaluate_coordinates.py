@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import pathlib
 import subprocess
@@ -84,6 +85,34 @@ def test_growth_and_shrinking_are_told_apart_by_the_threshold():
     values = json.loads(result.to_json())
     assert not values["passed"]
     assert values["slope_by_layer"]["b"] == -0.31
+
+
+def test_too_few_sizes_seeds_or_steps_are_doubted():
+    def doubts(widths, num_seeds, num_steps):
+        result = made_up([0.0])
+        config = dataclasses.replace(
+            result.config, widths=widths, num_seeds=num_seeds, num_steps=num_steps
+        )
+        result = dataclasses.replace(result, config=config)
+        assert json.loads(result.to_json())["doubts"] == list(result.doubts)
+        return result.doubts
+
+    assert doubts((8, 16, 32), 2, 5) == ()
+    (sizes,) = doubts((8, 16), 2, 5)
+    assert sizes == "two widths make a line of any two numbers: give three or more"
+    (seeds,) = doubts((8, 16, 32), 1, 5)
+    assert seeds == "one seed shows no spread: give --seeds=2 or more"
+    (steps,) = doubts((8, 16, 32), 2, 4)
+    assert steps.startswith("4 steps are too few")
+    assert "--steps=5" in steps
+
+
+def test_doubts_are_printed_below_the_verdict():
+    result = made_up([0.0])
+    config = dataclasses.replace(result.config, num_seeds=1)
+    text = coord_report.describe(dataclasses.replace(result, config=config))
+    assert text.index("passed: ") < text.index("Warning: one seed shows no spread")
+    assert ", 1 seed: RMS" in text
 
 
 def test_infinite_slopes_are_null_in_json():
@@ -195,7 +224,7 @@ def command(folder, *more):
     return subprocess.run(
         [
             *(sys.executable, "-m", "evaluate.coord_check", "--widths=32,256"),
-            *("--seeds=2", "--steps=6", f"--png={folder / 'check.png'}", *more),
+            *("--seeds=2", "--steps=6", f"--workdir={folder}", *more),
         ],
         cwd=ROOT,
         capture_output=True,
@@ -215,8 +244,8 @@ def test_the_exit_status_says_whether_a_layer_grows(task, flags, status, tmp_pat
     done = command(tmp_path, f"--task={task}", *flags)
     assert done.returncode == status, done.stderr
     assert ("FAILED" in done.stdout) == (status == 1)
-    assert (tmp_path / "check.png").read_bytes()[:4] == b"\x89PNG"
-    values = json.loads((tmp_path / "check.json").read_text())
+    assert (tmp_path / "coord_check.png").read_bytes()[:4] == b"\x89PNG"
+    values = json.loads((tmp_path / "coord_check.json").read_text())
     assert values["passed"] == (status == 0)
     slopes = values["slope_by_layer"]
     assert abs(slopes.pop("linear_0")) < 0.25
@@ -242,7 +271,7 @@ def test_bad_input_is_one_line_and_status_2(tmp_path):
         ("stray", "unknown arguments: stray"),
         ("--learning_rate=nan", "rate must be finite"),
         ("--threshold=nan", "threshold must be finite"),
-        ("--png=plot.json", "png must be a file called *.png"),
+        ("--workdr=x", "Unknown command line flag 'workdr'. Did you mean: workdir"),
     ],
 )
 def test_flags_that_make_no_sense_are_status_2_and_train_nothing(

@@ -183,7 +183,7 @@ def test_a_theta_is_loaded_for_its_own_rule(tmp_path):
 
 def command(out, *more):
     return subprocess.run(
-        [sys.executable, "-m", "evaluate.inspect", f"--out={out}", *more],
+        [sys.executable, "-m", "evaluate.inspect", f"--workdir={out}", *more],
         cwd=ROOT,
         env=os.environ | {"JAX_PLATFORMS": "cpu"},
         capture_output=True,

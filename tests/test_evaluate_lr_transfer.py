@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import mulo
-from evaluate import axes, lr_transfer
+from evaluate import axes, lr_transfer, style
 
 ROOT = pathlib.Path(__file__).parent.parent
 RATES = (0.1, 0.2, 0.4)
@@ -34,23 +34,44 @@ def test_diverged_rates_are_never_best():
 
 
 def test_more_than_one_grid_step_fails_and_says_so():
-    near = lr_transfer.describe(transfer([2, 1, 3], [3, 2, 1]), "title")
     far = lr_transfer.describe(transfer([1, 2, 3], [3, 2, 1]), "title")
-    assert "passed: best rates lie 1 grid step apart" in near
     assert "FAILED: best rates lie 2 grid steps apart" in far
     assert "at widths 8, 16 the best rate is at an end" in far
+    assert "give --learning_rates below 0.1 and above 0.4" in far
 
 
-def test_best_rates_all_at_an_end_of_the_grid_say_nothing():
-    found = transfer([1, 2, 3], [1, 2, 3])
-    assert found.moved == 0
-    assert not found.passed
-    assert transfer([1, 2, 3], [2, 1, 3]).passed
+@pytest.mark.parametrize(
+    ("rows", "verdict"),
+    [
+        ([[2, 1, 3], [2, 1, 3]], "passed"),
+        ([[1, 2, 3], [1, 2, 3]], "inconclusive"),
+        ([[2, 1, 3], [3, 2, 1]], "inconclusive"),
+        ([[1, 2, 3], [3, 2, 1]], "FAILED"),  # Further beyond is further apart.
+    ],
+)
+def test_a_best_rate_at_an_end_of_the_grid_decides_nothing(rows, verdict):
+    found = transfer(*rows)
+    assert found.verdict == verdict
+    assert f"\n{verdict}: best rates lie" in lr_transfer.describe(found, "title")
+
+
+def test_the_plot_shows_every_point():
+    rates = (0.1, 0.2, 0.4)
+    losses = np.array([[2.0, 1.0, 90.0], [3.0, 2.0, np.inf]])
+    (axes,) = lr_transfer.draw(lr_transfer.Transfer((8, 16), rates, losses), "").axes
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    assert left < 0.1 < 0.4 < right
+    assert low < 1.0 < 90.0 < high
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["0.1", "0.2", "0.4"]
+    (cross,) = [x for x in axes.lines if x.get_marker() == "x" and len(x.get_xdata())]
+    assert list(cross.get_xdata()) == [0.4]
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == ["width 8", "width 16", "diverged"]
 
 
 def test_the_plot_is_a_png_also_with_diverged_rates():
     found = transfer([2, 1, np.inf], [3, 2, 1])
-    assert lr_transfer.png(found, "title")[:4] == b"\x89PNG"
+    assert style.png(lr_transfer.draw(found, "title"))[:4] == b"\x89PNG"
 
 
 def command(folder, *more):
@@ -88,6 +109,7 @@ def test_a_check_trains_every_cell_once_and_writes_table_json_and_plot(tmp_path)
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
+        ("--workdir=", "--workdir must name a directory, got nothing."),
         ("--learning_rates=0.1,x", "learning_rates must be numbers"),
         ("--widths=4,y", "widths must be whole numbers"),
         ("--optimizer=mu_adm", "did you mean 'mu_adam'"),

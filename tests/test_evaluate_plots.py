@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import io
 import itertools
 
@@ -71,6 +72,61 @@ def test_names_and_values_of_rows_do_not_touch(made):
             boxes = [text.get_window_extent() for text in figure.axes[0].texts]
             for one, other in itertools.combinations(boxes, 2):
                 assert not one.overlaps(other), panel.title
+
+
+def test_titles_are_whole_and_lie_within_the_figure(made):
+    long = "transformer-w1024-d12-k16-s256-a1-lm1b:sp32k, d3, 40 steps: validation loss"
+    for chart in (made["final_loss_width"], made["costs"]):
+        kept = [dataclasses.replace(panel, title=long) for panel in chart.panels]
+        figure = plots.draw(dataclasses.replace(chart, panels=kept))
+        figure.draw_without_rendering()
+        titles = [axes._left_title for axes in figure.axes]
+        boxes = [title.get_window_extent() for title in titles]
+        for title, box in zip(titles, boxes, strict=True):
+            assert "".join(title.get_text().split()) == "".join(long.split())
+            assert 0 <= box.x0 < box.x1 <= figure.bbox.width
+            assert box.y1 <= figure.bbox.height
+        for one, other in itertools.combinations(boxes, 2):
+            assert not one.overlaps(other)
+
+
+def test_curves_have_a_few_markers_none_upon_another(made):
+    panel = made["loss_curves"].panels[0]
+    axes = plots.panel_figure(panel).axes[0]
+    starts = []
+    for line in panel.lines:
+        (drawn,) = [x for x in axes.lines if x.get_label() == line.label]
+        assert drawn.get_marker() == line.look.marker
+        every = drawn.get_markevery()
+        assert isinstance(every, tuple)
+        start, apart = every
+        assert 4 <= len(range(start, len(line.x), apart)) <= 7
+        starts.append(start)
+    assert len(set(starts)) == len(panel.lines)
+
+
+def test_crosses_of_several_lines_lie_below_each_other():
+    line = charts.Line(label="a", look=style.Look("#000000"), x=(1, 2), y=(1, np.inf))
+    other = dataclasses.replace(line, label="b", y=(2, np.inf))
+    panel = charts.LinePanel(title="", xlabel="", ylabel="", lines=(line, other))
+    axes = plots.panel_figure(panel).axes[0]
+    heights = [x.get_ydata()[0] for x in axes.lines if x.get_marker() == "x"]
+    assert len(set(heights)) == 2
+
+
+def test_no_two_colours_of_lines_look_alike():
+    def lab(colour):
+        rgb = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+        linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+        to_xyz = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722]]
+        to_xyz += [[0.0193, 0.1192, 0.9505]]
+        x, y, z = np.cbrt(np.array(to_xyz) @ linear / [0.9505, 1.0, 1.089])
+        return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+    for ground in (0, 1):
+        lines = [v[ground] for name, v in style.COLOURS.items() if "line" in name]
+        for one, other in itertools.combinations(lines, 2):
+            assert np.linalg.norm(lab(one) - lab(other)) > 26, (one, other)
 
 
 def test_csv_holds_the_numbers_drawn(made):

@@ -177,6 +177,15 @@ def test_the_table_holds_every_line_of_every_setting(page):
     assert page.count("✕ 3 of 3") == 2
 
 
+def test_losses_are_the_first_columns_and_commands_wrap(page):
+    heads = re.findall(r'<th scope="col">([^<]*)</th>', page)
+    assert heads[:4] == ["training", "validation", "early-stopped", "accuracy"]
+    assert "python -m evaluate \\\n    --config=a.py \\\n    --theta=" in page
+    (rule,) = re.findall(r"\npre \{([^}]*)\}", page)
+    assert "white-space: pre-wrap" in rule
+    assert "overflow-wrap: anywhere" in rule
+
+
 def test_sections_stand_in_their_order(parsed):
     sections = [i for i in parsed.ids if not re.match(r"m\w*\d|p\w{10}", i)]
     assert sections[:2] == ["wins", "results"]

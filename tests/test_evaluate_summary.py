@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import sweep_parts
 
+import mulo
 from evaluate import axes, curves, entries, summary, tables
 from evaluate import thetas as thetas_lib
 
@@ -119,6 +120,25 @@ def test_speed_up_is_in_steps_and_in_time_and_zero_when_never():
     assert to_adam["steps"] == pytest.approx(expected)
     assert to_adam["time"] == pytest.approx(expected / 2)
     assert to_null["steps"] is None
+
+
+def test_there_is_no_speed_up_over_a_theta_that_was_never_meta_trained():
+    config = sweep_parts.config(widths=(4,), num_seeds=2)
+    (setting,) = axes.settings(config)
+    start = dataclasses.replace(NULL, label="start", optimizer="theta_init")
+    drawn, trained = (
+        dataclasses.replace(
+            LEARNED, label=label, theta=thetas_lib.Theta(mulo.load("mulo-s"), source)
+        )
+        for label, source in (("drawn", "random"), ("trained", "runs/x"))
+    )
+    made = [
+        sweep_parts.entry(contender, setting, [0.2, 0.6])
+        for contender in (LEARNED, start, drawn, trained)
+    ]
+    values = summary.summarize(sweep_parts.study(config, made))
+    over = {row["against"] for row in values["speedups"]}
+    assert over == {LEARNED.label, "trained"}
 
 
 def test_basins_say_how_wide_and_whether_they_are_open():
