@@ -42,15 +42,14 @@ def main() -> int:
     config = setup.resolve(config)
     trainer = setup.build(config)
     workdir.claim(directory, config)
+    card = setup.continued(setup.card(config), directory)
     writers: list[reporting.Writer] = []
     if config["report"]["tensorboard"]:
         writers.append(reporting.TensorBoard(directory))
     if config["report"]["wandb"]:
         writers.append(reporting.WandB(directory, config))
     try:
-        theta = loop.run(
-            trainer, run_config, directory, card=setup.card(config), writers=writers
-        )
+        theta = loop.run(trainer, run_config, directory, card=card, writers=writers)
     except FloatingPointError as error:
         print(f"meta_train: {error}", file=sys.stderr)
         return 1

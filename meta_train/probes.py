@@ -187,7 +187,7 @@ class Probes:
         reference = np.where(np.isnan(reference), losses, reference)
         score = self._score(losses, reference)
         new: dict[str, Any] = {"reference": reference}
-        if score < float(state.best_score):
+        if self._is_better(losses, reference, state):
             new |= {
                 "best_losses": losses,
                 "best_score": np.float32(score),
@@ -199,6 +199,16 @@ class Probes:
         state = dataclasses.replace(state, **placed)
         values = {f"probe/{name}": loss for name, loss in self._named(losses).items()}
         return state, {**values, "probe/score": score}
+
+    def _is_better(self, losses, reference, state) -> bool:
+        """Whether the score is lower than the best theta's, over the same probes."""
+        if state.best_step < 0:
+            return True
+        best = np.asarray(state.best_losses)
+        if np.isnan(losses + best).all():
+            return False
+        now, then = losses + 0 * best, best + 0 * losses  # NaN where one is unknown.
+        return self._score(now, reference) < self._score(then, reference)
 
     def facts(self, state: ProbeState) -> dict[str, Any]:
         """What the card of the best theta says of it."""

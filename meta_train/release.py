@@ -30,6 +30,7 @@ _KEPT = (
     "jax",
     "git_commit",
     "started",
+    "resumed_by",
     "meta_step",
     "probe_score",
     "probe_losses",

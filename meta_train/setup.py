@@ -24,7 +24,8 @@ from meta_train import (
     rules,
     unroll,
 )
-from tasks import augmentation, suites
+from meta_train import workdir as workdir_lib
+from tasks import augmentation, suites, tfds_sets
 
 
 def build(config: Mapping[str, Any]) -> loop.MetaTrainer:
@@ -125,7 +126,7 @@ def _probes(config: Mapping[str, Any], rule: Any) -> probes.Probes | None:
                 data_dir=config["data_dir"] or None,
                 data_budget_bytes=config["data_budget_bytes"],
             )
-        except ValueError as error:
+        except tfds_sets.DataMissing as error:
             reason = " ".join(str(error).split())
             print(f"The run goes on without probe {label}: {reason}", file=sys.stderr)
             opened[label] = None
@@ -199,7 +200,7 @@ def probe_names(config: Mapping[str, Any]) -> list[str]:
     names = [
         name
         for entry in config["probes"]["tasks"]
-        for name in suites.expand(entry, config["data_dir"] or None)
+        for name in suites.expand(entry, config["data_dir"] or None, check_data=False)
     ]
     batches = per_task(
         "probes.batch_examples", config["probes"]["batch_examples"], names
@@ -260,6 +261,23 @@ def card(config: Mapping[str, Any]) -> dict[str, Any]:
         "git_commit": git_commit(),
         "started": time.strftime("%Y-%m-%d", time.gmtime()),
     }
+
+
+def continued(card: Mapping[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
+    """The card of a run that may be one that goes on: begun when it was, by that code.
+
+    Args:
+      card: From :func:`card`.
+      workdir: Of the run; what it holds of theta tells.
+    """
+    try:
+        earlier = mulo.load(workdir / workdir_lib.THETA).card
+    except (ValueError, OSError):
+        return dict(card)
+    began = {k: earlier[k] for k in ("started", "git_commit") if k in earlier}
+    commits = [*earlier.get("resumed_by", ()), card["git_commit"]]
+    others = [c for c in dict.fromkeys(commits) if c != began.get("git_commit")]
+    return {**card, **began, **({"resumed_by": others} if others else {})}
 
 
 def git_commit() -> str:

@@ -59,6 +59,7 @@ class AnnealedFC(SmallFC):
           ValueError: As there, and if num_steps is missing or less than 1.
         """
         horizon = inputs.check_num_steps("AnnealedFC", num_steps)
+        warn_of_end = inputs.end_warner("AnnealedFC", num_steps)
 
         def progress(count):
             return jnp.minimum(jnp.asarray(count, jnp.float32) / horizon, 1.0)
@@ -76,6 +77,7 @@ class AnnealedFC(SmallFC):
 
         def update_fn(updates, state, params=None, **extra_args):
             count = state.count
+            warn_of_end(optax.safe_increment(count))
             updates, state = rule.update(updates, state, params, **extra_args)
             scale = anneal(count)
             updates = jax.tree.map(lambda u: (scale * u).astype(u.dtype), updates)

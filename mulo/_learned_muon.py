@@ -27,7 +27,6 @@ References:
 
 import dataclasses
 import math
-import warnings
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
@@ -215,6 +214,9 @@ class LearnedMuon:
                     "rate; got None."
                 )
             horizon = inputs.check_num_steps("LearnedMuon", num_steps)
+        warn_of_end = inputs.end_warner(
+            "LearnedMuon", None if schedule is None else num_steps
+        )
 
         def init_fn(params):
             inputs.check_floating("LearnedMuon", params)
@@ -238,7 +240,7 @@ class LearnedMuon:
             if self.mlp_units:
                 inputs.require_params("LearnedMuon with mlp_units", params)
             count = optax.safe_increment(state.count)
-            _warn_of_end(count, num_steps if schedule else None)
+            warn_of_end(count)
             t = jnp.asarray(count, jnp.float32)
             grads, treedef = jax.tree.flatten(updates, is_leaf=inputs.is_masked)
             values = grads if params is None else treedef.flatten_up_to(params)
@@ -385,16 +387,3 @@ def _mlp(weights, averages, rms, scale, param, a):
 def _rms(x, floor=1e-12):
     """Root mean square; the floor, of its square, is for arrays without a gradient."""
     return jnp.sqrt(jnp.mean(jnp.square(x)) + floor)
-
-
-def _warn_of_end(count: Any, num_steps: Any) -> None:
-    """Say once, where both can be looked at, that a run goes on beyond its end."""
-    if num_steps is None or numbers.is_traced(count) or numbers.is_traced(num_steps):
-        return
-    if int(count) == math.ceil(min(num_steps, 2**31)) + 1:
-        warnings.warn(
-            f"LearnedMuon was made for num_steps={num_steps} and is asked for step "
-            f"{int(count)}: the rate stays at its end value from here on. Give "
-            "transform the number of updates the run will make.",
-            stacklevel=4,
-        )

@@ -243,6 +243,11 @@ def _infer_leaf(
     name: str, narrow: tuple[int, ...], shape: tuple[int, ...], role: Role | None
 ) -> Scaling:
     """The scaling of one weight whose axes are (*kernel, in, out)."""
+    if not math.prod(shape):
+        raise ValueError(
+            f"{trees.label(name)} of shape {shape} has no entries, and so no μP role: "
+            "leave it out of the trees, or train the others with optax.masked."
+        )
     infinite = [k for k, (a, b) in enumerate(zip(narrow, shape, strict=True)) if a != b]
     finite = not infinite
     if role is not None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import warnings
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -145,6 +146,12 @@ class Pretrained:
                 "parameters' roles: give mup=mulo.mup.infer(narrow, params), with "
                 "narrow the shapes of the same model at another width. "
                 'mup="standard" uses it without, at your own risk; got None.'
+            )
+        if mup is not None and self.card.get("parametrization") == "standard":
+            warnings.warn(
+                "This theta was meta-trained in the standard parametrization: under μP "
+                "its steps are multiplied by factors it has never met.",
+                stacklevel=3,
             )
         return mup
 

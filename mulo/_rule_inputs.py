@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -259,3 +260,34 @@ def refuse_param_scale_under_mup(rule: Any, mup: Any) -> None:
             "weights, which shrinks with width already and is zero for a μP readout; "
             f"for μP use {name}(param_scale_mult=False), got a mup tree."
         )
+
+
+def end_warner(rule: str, num_steps: Any) -> Callable[[Any], None]:
+    """Make a function that warns, once, of a run that goes on beyond its end.
+
+    Args:
+      rule: Name of the rule, for the message.
+      num_steps: Length of the run the rule was made for; None for none.
+
+    Returns:
+      A function of the number of updates, this one included. What is traced cannot be
+      looked at: inside jit nothing is said.
+    """
+    said = False
+
+    def warn(count):
+        nonlocal said
+        if said or num_steps is None:
+            return
+        if numbers.is_traced(count) or numbers.is_traced(num_steps):
+            return
+        if int(count) > num_steps:
+            said = True
+            warnings.warn(
+                f"{rule} was made for num_steps={num_steps} and is asked for more: the "
+                "rate stays at its end value from here on. Give transform the number "
+                "of updates the run will make.",
+                stacklevel=4,
+            )
+
+    return warn

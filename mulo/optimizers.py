@@ -78,6 +78,8 @@ class Optimizer:
                 taken[name] = parameter.default
         if self.learned:
             taken |= {"weight_decay": 0.0, "weight_decay_rule": "independent"}
+            if "schedule" in inspect.signature(self.make.transform).parameters:
+                taken["schedule"] = "progress"
         return taken
 
 
@@ -297,17 +299,20 @@ def get(
         )
     if isinstance(theta, (str, os.PathLike)):
         theta = theta_files.load(theta)
-    if optimizer.needs_num_steps and num_steps is None:
+    constant = hyper.get("schedule", "progress") is None
+    if optimizer.needs_num_steps and num_steps is None and not constant:
+        instead = ", or schedule=None for a constant rate"
         raise ValueError(
             f"{name} must know how long the run is: give num_steps, the number of "
-            "updates; got None."
+            f"updates{instead if 'schedule' in optimizer.hyper else ''}; got None."
         )
-    decay = {k: hyper.pop(k) for k in tuple(hyper) if k.startswith("weight_decay")}
+    of_transform = ("weight_decay", "weight_decay_rule", "schedule")
+    options = {k: hyper.pop(k) for k in tuple(hyper) if k in of_transform}
     pretrained = _with_rule(optimizer, mup, theta, hyper)
     return _checked(
         name,
         pretrained.transform(
-            mup=mup, learning_rate=learning_rate, num_steps=num_steps, **decay
+            mup=mup, learning_rate=learning_rate, num_steps=num_steps, **options
         ),
     )
 

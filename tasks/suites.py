@@ -25,13 +25,19 @@ _SUITES = ("fast_velo", "fast_velo:present")
 _LOG = logging.getLogger(__name__)
 
 
-def expand(name: str, data_dir: str | os.PathLike[str] | None = None) -> list[str]:
+def expand(
+    name: str,
+    data_dir: str | os.PathLike[str] | None = None,
+    *,
+    check_data: bool = True,
+) -> list[str]:
     """Return the task names that an entry of a config's ``tasks`` stands for.
 
     Args:
       name: A task name, one with a mixture of widths (:func:`tasks.names.expand`), or
         a suite of the module's docstring.
       data_dir: Where tensorflow-datasets keeps its data; see :func:`tasks.data.load`.
+      check_data: Whether a suite whose data are missing is an error.
 
     Raises:
       ValueError: If the name is malformed or a suite's data are missing.
@@ -44,6 +50,8 @@ def expand(name: str, data_dir: str | os.PathLike[str] | None = None) -> list[st
             f"a suite must be one of {list(_SUITES)}, with or without sp- in front, "
             f"got {name!r}.{names.nearest(suite, _SUITES)}"
         )
+    if suite == "fast_velo" and not check_data:
+        return [_fast_velo_task(source, suite != name) for source in FAST_VELO]
     return fast_velo(data_dir, sp=suite != name, present_only=suite != "fast_velo")
 
 

@@ -25,6 +25,10 @@ def directory(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
     return pathlib.Path(given).expanduser().absolute()
 
 
+class DataMissing(ValueError):
+    """The data of a set are not on this machine, or nothing that could read them."""
+
+
 def builder(source: str, folder: pathlib.Path, modality: data_names.Modality) -> Any:
     """Return the tfds builder of a prepared set.
 
@@ -34,7 +38,8 @@ def builder(source: str, folder: pathlib.Path, modality: data_names.Modality) ->
       modality: Which embedded sets an error offers instead.
 
     Raises:
-      ValueError: If the set is unknown or not prepared, or tfds not installed.
+      DataMissing: If the set is not prepared or damaged, or tfds not installed.
+      ValueError: If it is unknown.
     """
     embedded = data_names.EMBEDDED[modality]
     near = [name.split(":")[0] for name in embedded]
@@ -46,9 +51,11 @@ def builder(source: str, folder: pathlib.Path, modality: data_names.Modality) ->
         import tensorflow_datasets as tfds  # and belong to the extra `data`.
         from google.protobuf import json_format  # tfds's own dependency.
     except ImportError as error:
-        raise ValueError(
+        hint = data_names.nearest(source, near)
+        kind = ValueError if hint else DataMissing
+        raise kind(
             f"data set {source!r} is not one of the embedded {list(embedded)}"
-            f"{data_names.nearest(source, near) or '.'} To read it "
+            f"{hint or '.'} To read it "
             f"as a set of tensorflow-datasets, {_INSTALL} (missing: {error.name})."
         ) from error
     try:
@@ -70,11 +77,11 @@ def builder(source: str, folder: pathlib.Path, modality: data_names.Modality) ->
         ) from error
     except (ValueError, OSError, json_format.Error) as error:
         # A configuration ("name/config") it does not know, or damaged files.
-        raise ValueError(
+        raise DataMissing(
             f"tensorflow-datasets cannot open {source!r} in {folder}: {error}"
         ) from error
     if not found.is_prepared():
-        raise ValueError(
+        raise DataMissing(
             f"data set {source!r} must be prepared, found none in {folder}"
             f"{'' if folder.exists() else ', which does not exist'} "
             "(TFDS_DATA_DIR or data_dir set this folder). Prepare it with: python -c "

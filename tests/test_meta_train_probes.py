@@ -17,6 +17,7 @@ import tasks
 from configs import mulo_digits
 from meta_train import loop, meta_optimizer, pes, probes, setup, unroll
 from meta_train import workdir as workdir_lib
+from tasks import tfds_sets
 
 TASK = "mlp-w3-d1-synthetic:2x1x1:2"
 
@@ -283,7 +284,9 @@ def test_a_probe_without_data_is_named_and_left_out(monkeypatch, capsys):
 
     def missing(name, *args, **kwargs):
         if name.startswith("cifar10"):
-            raise ValueError("data set 'cifar10' must be prepared,\nfound none.")
+            raise tfds_sets.DataMissing(
+                "data set 'cifar10' must be prepared,\nfound none."
+            )
         return load(name, *args, **kwargs)
 
     monkeypatch.setattr(tasks.data, "load", missing)
@@ -294,10 +297,53 @@ def test_a_probe_without_data_is_named_and_left_out(monkeypatch, capsys):
     assert [p is None for p in built.probes.probes.values()] == [False, True]
 
 
+def test_probes_that_come_and_go_do_not_decide_which_theta_is_best():
+    found = [{"a": 1.0, "b": 1.0}, {"a": 2.0, "b": None}, {"a": 0.5, "b": 9.0}]
+
+    class Fixed:
+        def __init__(self, loss):
+            self._loss = loss
+
+        def loss(self, theta):
+            return self._loss
+
+    def at(i):
+        made = {k: None if v is None else Fixed(v) for k, v in found[i].items()}
+        return probes.Probes(made, every_steps=1)
+
+    theta = jnp.zeros(2)
+    state = at(0).init(theta)
+    for step in range(2):
+        state, _ = at(step).evaluate(theta + step, state, step)
+    assert int(state.best_step) == 0
+    # Over both it is worse than the first, by a factor of sqrt(4.5).
+    state, values = at(2).evaluate(theta + 2, state, 2)
+    assert int(state.best_step) == 0
+    assert values["probe/score"] == pytest.approx(0.5 * np.log(4.5), rel=1e-5)
+    # Without the other it is better.
+    alone = probes.Probes({"a": Fixed(0.5), "b": None}, every_steps=1)
+    state, _ = alone.evaluate(theta + 3, state, 3)
+    assert int(state.best_step) == 3
+
+
+def test_a_run_that_goes_on_keeps_its_beginning_on_the_card(tmp_path):
+    rule = mulo.LearnedAdam()
+    first = {"started": "2026-01-01", "git_commit": "a" * 40, "jax": "0.9"}
+    assert setup.continued(first, tmp_path) == first
+    mulo.save(tmp_path / "theta", rule, rule.init(jax.random.key(0)), card=first)
+    again = first | {"started": "2026-01-02", "jax": "0.10"}
+    assert setup.continued(again, tmp_path) == first | {"jax": "0.10"}
+    other = setup.continued(again | {"git_commit": "b" * 40}, tmp_path)
+    assert other["git_commit"] == "a" * 40
+    assert other["resumed_by"] == ["b" * 40]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"tasks": ("mpl-w3-d1-digits",)}, "Did you mean 'mlp'"),
+        ({"tasks": ("mlp-w3-d1-digtis",)}, "Did you mean 'digits'"),
+        ({"tasks": ("mlpae-w3-d2-digits",)}, "odd"),
         ({"tasks": (TASK, TASK)}, r"probes\.tasks must be distinct"),
         ({"steps": (1, 2)}, r"probes\.steps must be .* got 2 for 1 tasks"),
         ({"steps": 0}, r"probes\.steps must be >= 1, got 0"),
