@@ -343,7 +343,7 @@ def test_a_run_that_goes_on_keeps_its_beginning_on_the_card(tmp_path):
     [
         ({"tasks": ("mpl-w3-d1-digits",)}, "Did you mean 'mlp'"),
         ({"tasks": ("mlp-w3-d1-digtis",)}, "Did you mean 'digits'"),
-        ({"tasks": ("mlpae-w3-d2-digits",)}, "odd"),
+        ({"tasks": ("mlpae-w4-d2-digits",)}, "odd"),
         ({"tasks": (TASK, TASK)}, r"probes\.tasks must be distinct"),
         ({"steps": (1, 2)}, r"probes\.steps must be .* got 2 for 1 tasks"),
         ({"steps": 0}, r"probes\.steps must be >= 1, got 0"),
