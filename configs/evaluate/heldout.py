@@ -2,10 +2,11 @@
 
     python -m evaluate --config=configs/evaluate/heldout.py:cpu --workdir=runs/heldout
 
-MLPs up to 16 times as wide and three times as deep as the base of meta-training, runs
-up to twenty times as long, autoencoders, convolutions, ViTs and transformers on text;
-batches of 16 to 128. The first cell is that of mulo-s's meta-training. AdamW, SOAP and
-Celo2 are tuned in every cell; Muon's search begins with the best rate at the first.
+MLPs up to 16 times as wide, four times as deep and 20 times as long as the base of
+meta-training, which is the first cell (of mulo-m's mixture: four, two and four times
+its widest, deepest and longest), autoencoders, convolutions, ViTs and transformers on
+text; batches of 16 to 128. All but learned rules and the nominal one are tuned in every
+cell; Muon's search begins with the best rate at the first.
 
 Variants: ``smoke`` seconds, on embedded data; ``cpu`` 26 cells, hours on two cores;
 ``quick`` nine of them. ``--config.lambdas_at=none`` leaves out the factors on learned
