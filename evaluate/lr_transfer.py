@@ -27,6 +27,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from absl import flags
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import tasks
@@ -186,12 +187,26 @@ def draw(transfer: Transfer, title: str) -> Figure:
     first, last = transfer.rates[0], transfer.rates[-1]
     margin = (last / first) ** 0.04
     axes.set_xlim(first / margin, last * margin)
-    style.loss_axis(axes, transfer.losses.ravel().tolist())
-    diverged = bool(np.isinf(transfer.losses).any())
-    if diverged:
+    _loss_axis(axes, transfer.losses)
+    if np.isinf(transfer.losses).any():
         axes.plot([], [], "x", color=style.QUIET, label="diverged")
     axes.legend(frameon=False, fontsize=10)
     return fig
+
+
+def _loss_axis(axes: Axes, losses: np.ndarray) -> None:
+    """Show every finite loss, with the minima apart and room for crosses above."""
+    finite = losses[np.isfinite(losses)]
+    low, high = style.loss_limits(finite.tolist())
+    if finite.min() > 0 and finite.max() > 2 * finite.min():  # Some rates are far off.
+        axes.set_yscale("log")
+        low, high = finite.min() / 1.06, finite.max() * 1.06
+    room = 0.15 if np.isinf(losses).any() else 0.0
+    log = axes.get_yscale() == "log"
+    high = high * (high / low) ** room if log else high + room * (high - low)
+    axes.set_ylim(low, high)
+    if log:
+        style.few_ticks(axes.yaxis)
 
 
 def run(

@@ -14,6 +14,7 @@ from absl import app, flags, logging
 
 from tasks import data_names, overrides
 
+_QUIET = frozenset({"orbax", "tensorflow_datasets"})
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -67,8 +68,8 @@ def run_with_arguments(
 
 
 def shows(record: python_logging.LogRecord) -> bool:
-    """Whether a log line is let through: none of orbax, whose errors are raised too."""
-    return "orbax" not in pathlib.Path(record.pathname).parts
+    """Whether a log line is let through: none of libraries whose errors are raised."""
+    return _QUIET.isdisjoint(pathlib.Path(record.pathname).parts)
 
 
 def _full_disk(error: BaseException) -> str:

@@ -128,7 +128,8 @@ def read(
             split=split,
             shuffle_files=False,
             # Shard after shard, so that the first 80 % are those tfds means by it.
-            read_config=tfds.ReadConfig(interleave_cycle_length=1),
+            # Read once: TensorFlow's cache would only warn when reading ends early.
+            read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
             decoders=tfds.decode.PartialDecoding(dict.fromkeys(features, True)),
         )
         batches = iter(tfds.as_numpy(dataset.batch(batch_size)))

@@ -353,7 +353,7 @@ def test_a_failed_write_leaves_no_temporary_file(saved, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match=r"No space left on device: '.*model\.safe"):
+    with pytest.raises(OSError, match=r"No space left on device: '.*card\.json"):
         mulo.save(saved, RULE, theta_of(2))
     monkeypatch.undo()
     assert sorted(os.listdir(saved)) == ["card.json", "model.safetensors"]

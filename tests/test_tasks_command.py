@@ -73,10 +73,11 @@ def test_a_full_disk_says_so_first_and_where(code, start, monkeypatch, capsys):
     assert line.startswith(start)
 
 
-def test_orbax_logs_nothing():
+def test_orbax_and_tensorflow_datasets_log_nothing():
     def record(path):
         return python_logging.LogRecord("absl", 40, path, 1, "text", None, None)
 
     assert orbax.checkpoint.__file__ is not None
     assert not command.shows(record(orbax.checkpoint.__file__))
+    assert not command.shows(record("/lib/tensorflow_datasets/core/feature.py"))
     assert command.shows(record(__file__))
