@@ -68,7 +68,10 @@ _VARIANTS: tuple[tuple[str, str, Hyper], ...] = (
     ("soap_blocked", "soap", {"block_size": 16}),
 )
 # Numbers that are None unless given, with the value that means the same.
-_OPTIONAL: Mapping[str, Hyper] = {"sgd": {"momentum": 0.0}}
+_OPTIONAL: Mapping[str, Hyper] = {
+    "sgd": {"momentum": 0.0},
+    "soap": {"precondition_frequency": 10},
+}
 _EVERY_FEW_STEPS = ("soap", "shampoo")
 _OWN_SCHEDULE = ("schedule_free_adamw",)
 
@@ -166,10 +169,10 @@ def _learned(rule: str | None):
 
 
 def _hand_designed(rule: str, defaults: Hyper, standard: bool):
-    def make(learning_rate, *, scalings, pretrained, num_steps, **hyper):
+    def make(learning_rate, *, scalings, pretrained, num_steps, **given):
         del pretrained, num_steps
         # Counts, such as a preconditioner's interval, come as floats.
-        hyper = {k: type(defaults[k])(v) for k, v in hyper.items()}
+        hyper: Any = {k: type(defaults[k])(v) for k, v in given.items()}
         return mulo.optimizers.get(
             rule,
             learning_rate=learning_rate,

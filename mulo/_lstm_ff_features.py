@@ -106,7 +106,7 @@ def update_loss(state: LossState, loss: jax.Array, decay: float) -> LossState:
     """Take in one loss; one whose square is not finite is left out."""
     mean = decay * state.mean + (1.0 - decay) * loss
     var = decay * state.var + (1.0 - decay) * jnp.square(mean - loss)
-    new = LossState(mean, var, optax.safe_increment(state.count))
+    new = LossState(mean, var, jnp.asarray(optax.safe_increment(state.count)))
     usable = jnp.isfinite(jnp.square(loss))
     return jax.tree.map(lambda a, b: jnp.where(usable, a, b), new, state)
 

@@ -78,7 +78,8 @@ class Optimizer:
                 taken[name] = parameter.default
         if self.learned:
             taken |= {"weight_decay": 0.0, "weight_decay_rule": "independent"}
-            if "schedule" in inspect.signature(self.make.transform).parameters:
+            transform = getattr(self.make, "transform")  # noqa: B009
+            if "schedule" in inspect.signature(transform).parameters:
                 taken["schedule"] = "progress"
         return taken
 

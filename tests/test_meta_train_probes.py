@@ -308,7 +308,7 @@ def test_probes_that_come_and_go_do_not_decide_which_theta_is_best():
             return self._loss
 
     def at(i):
-        made = {k: None if v is None else Fixed(v) for k, v in found[i].items()}
+        made: Any = {k: None if v is None else Fixed(v) for k, v in found[i].items()}
         return probes.Probes(made, every_steps=1)
 
     theta = jnp.zeros(2)
@@ -321,7 +321,8 @@ def test_probes_that_come_and_go_do_not_decide_which_theta_is_best():
     assert int(state.best_step) == 0
     assert values["probe/score"] == pytest.approx(0.5 * np.log(4.5), rel=1e-5)
     # Without the other it is better.
-    alone = probes.Probes({"a": Fixed(0.5), "b": None}, every_steps=1)
+    found.append({"a": 0.5, "b": None})
+    alone = at(3)
     state, _ = alone.evaluate(theta + 3, state, 3)
     assert int(state.best_step) == 3
 

@@ -1,5 +1,7 @@
 """First moments kept in bfloat16."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -73,7 +75,8 @@ def test_second_moments_and_parameters_named_like_first_ones_stay_float32():
             optax.trace(0.9),
         )
     )
-    masked, trace = tx.init(params)
+    state: Any = tx.init(params)
+    masked, trace = state
     assert masked.inner_state.mu["mu"].dtype == jnp.bfloat16
     assert masked.inner_state.nu["mu"].dtype == jnp.float32
     assert {x.dtype for x in jax.tree.leaves(trace)} == {jnp.dtype("bfloat16")}
