@@ -66,6 +66,13 @@ def test_a_released_theta_makes_the_steps_it_was_released_with(name):
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-7 * abs(want).max())
 
 
+def test_a_theta_of_the_standard_parametrization_warns_of_a_mup_tree():
+    with pytest.warns(UserWarning, match="meta-trained in the standard param"):
+        mulo.load("lo-fc").transform(
+            mup={"w": mulo.mup.Scaling("hidden", 8, 8)}, num_steps=10
+        )
+
+
 def released_steps(name):
     """Updates of three steps of a run of ten on gradients that a formula gives."""
     shapes = {"first": (3, 8), "hidden": (8, 8), "bias": (8,), "readout": (8, 2)}
@@ -83,7 +90,9 @@ def released_steps(name):
         )
 
     params = {k: wave(s, 1.0) for k, s in shapes.items()}
-    tx = mulo.load(name).transform(mup=scalings, num_steps=10)
+    pretrained = mulo.load(name)
+    sp = pretrained.card["parametrization"] == "standard"
+    tx = pretrained.transform(mup=None if sp else scalings, num_steps=10)
     state = tx.init(params)
     update = jax.jit(tx.update)
     steps = {}
