@@ -9,6 +9,7 @@ import pytest
 
 from mulo import mup
 from mulo._mu_adam import mu_adam, mu_adamw
+from mulo._wrappers import in_float32
 from mulo.mup import Scaling
 
 # Base width 2: the hidden matrix steps by 2/8, all else by 1.
@@ -83,13 +84,14 @@ def test_equals_optax_exactly_where_multipliers_are_one(dtype, learning_rate, ru
     decayed = {"weight_decay": 0.1, "weight_decay_rule": rule}
     for scalings, base_width in ((None, 1.0), (MUP, 8.0)):
         ours = run(mu_adam(learning_rate, mup=scalings, base_width=base_width), params)
-        theirs = run(optax.adam(learning_rate), params)
+        theirs = run(in_float32(optax.adam(learning_rate)), params)
         jax.tree.map(np.testing.assert_array_equal, ours[0], theirs[0])
         ours = run(
             mu_adamw(learning_rate, mup=scalings, base_width=base_width, **decayed),
             params,
         )
-        theirs = run(optax.adamw(learning_rate, weight_decay=0.1), params)
+        adamw = optax.adamw(learning_rate, weight_decay=0.1)
+        theirs = run(in_float32(adamw), params)
         jax.tree.map(np.testing.assert_array_equal, ours[0], theirs[0])
 
 

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from mulo._mu_sgd import mu_sgd
+from mulo._wrappers import in_float32
 from mulo.mup import Scaling
 
 # Base width 2. The bottleneck's fans differ, so its step by fan_out/fan_in shows.
@@ -59,7 +60,7 @@ def test_two_steps_of_momentum_by_hand():
 )
 def test_without_a_mu_tree_it_is_optax_sgd_exactly(options, dtype):
     ours = run(mu_sgd(0.1, mup=None, base_width=1.0, **options), dtype=dtype)
-    theirs = run(optax.sgd(0.1, **options), dtype=dtype)
+    theirs = run(in_float32(optax.sgd(0.1, **options)), dtype=dtype)
     jax.tree.map(np.testing.assert_array_equal, ours[0], theirs[0])
     assert len(jax.tree.leaves(ours[2])) == len(jax.tree.leaves(theirs[2]))
 
