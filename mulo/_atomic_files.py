@@ -27,6 +27,6 @@ def write(path: Path, content: bytes) -> None:
     except BaseException as error:
         if temporary:
             Path(temporary).unlink(missing_ok=True)
-        if isinstance(error, OSError):  # A full disk's error names no file.
+        if isinstance(error, OSError) and error.errno:  # A full disk's names no file.
             error.filename = str(path)
         raise

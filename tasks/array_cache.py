@@ -297,7 +297,8 @@ def _replacing(path: pathlib.Path) -> Generator[IO[bytes], None, None]:
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except OSError as error:  # A full disk's error names no file.
-        error.filename = error.filename or str(path)
+        if error.errno is not None:  # Else its message would be lost.
+            error.filename = error.filename or str(path)
         raise
     finally:
         pathlib.Path(temporary).unlink(missing_ok=True)
