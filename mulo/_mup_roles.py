@@ -132,7 +132,12 @@ def infer(
         for name, shape in target_shapes.items()
     }
     whole = [name for name, said in given.items() if not isinstance(said, str)]
-    doubts.check_layouts(scalings, whole)
+    # In one of the two models sides may be equal by chance.
+    for shapes in (target_shapes, narrow_shapes):
+        doubts.check_layouts(
+            {n: dataclasses.replace(x, shape=shapes[n]) for n, x in scalings.items()},
+            whole,
+        )
     doubts.warn(scalings, given)
     return jax.tree.unflatten(jax.tree.structure(target), list(scalings.values()))
 
@@ -170,6 +175,8 @@ def _scaling(
         whole |= {"copies": math.prod(n for _, n in copy_axes), "copy_axes": copy_axes}
     # One copy, as (*kernel, in, out).
     one, one_narrow = (axes_lib.without_copies(x, copy_axes) for x in (shape, narrow))
+    if given == "tied":
+        layout = "in_out"  # An embedding is (vocabulary, width) in every library.
     if layout != "in_out" and len(one) > 1 and not _is_output_side(name):
         whole["layout"] = layout
         one, one_narrow = (axes_lib.canonical(layout, x) for x in (one, one_narrow))

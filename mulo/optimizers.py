@@ -379,8 +379,8 @@ def _meant(name: Any) -> str:
         plain = name.removeprefix("mu_")
         if plain != name and plain in _BY_NAME:
             return f"; the μP form of {plain!r} is get({plain!r}, mup=scalings)."
-        if name == "mulo" or name in theta_files.released():
-            theta = "mulo-m" if name == "mulo" else name
+        theta = "mulo-m" if name == "mulo" else name.replace("_", "-")
+        if theta in theta_files.released():
             return (
                 "; released thetas are what mulo.load is for: "
                 f"mulo.load({theta!r}).transform(mup=scalings, num_steps=10_000)."

@@ -129,7 +129,8 @@ def _wrong_value(config: ml_collections.ConfigDict, key: str, value: str | None)
         rule = _rule_of_items(default, value)
     else:
         rule = "" if kind not in _KINDS or _is(kind, value) else _KINDS[kind]
-    return f"config.{key} must be {rule}, like {default!r}; got {value!r}." * bool(rule)
+    like = "" if default is None else f", like {default!r}"
+    return f"config.{key} must be {rule}{like}; got {value!r}." * bool(rule)
 
 
 def _is(kind: type, text: str) -> bool:

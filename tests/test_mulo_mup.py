@@ -619,3 +619,30 @@ def test_a_bias_in_a_box_is_still_a_bias():
 
     scaling = mup.infer(tree(2), tree(8))["query"]["bias"]["value"]
     assert (scaling.role, scaling.fan_in) == ("input", 1)
+
+
+def test_a_layout_that_only_the_narrow_model_tells_is_an_error():
+    def torch(width):
+        shapes = {"l0": (width, 64), "l1": (width, width), "l2": (10, width)}
+        tree = {k: {"weight": jnp.zeros(s)} for k, s in shapes.items()}
+        return tree | {
+            "l0": {"weight": jnp.zeros((width, 64)), "bias": jnp.zeros(width)}
+        }
+
+    # At width 64 the first layer is square: its bias fits either way.
+    with pytest.raises(ValueError, match=r"'l0/weight' of shape \(32, 64\).*out_in"):
+        mup.infer(torch(32), torch(64))
+
+
+def test_a_tied_embedding_is_read_as_embeddings_are_whatever_the_layout():
+    def tree(width):
+        return {
+            "embedding": {"weight": jnp.zeros((50, width))},
+            "l": {"weight": jnp.zeros((width, width)), "bias": jnp.zeros(width)},
+        }
+
+    scalings = mup.infer(
+        tree(4), tree(8), layout="out_in", overrides={"embedding/weight": "tied"}
+    )
+    tied = scalings["embedding"]["weight"]
+    assert (tied.role, tied.fan_out, tied.layout) == ("input", 8, "in_out")

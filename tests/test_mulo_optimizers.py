@@ -105,6 +105,7 @@ def test_the_two_celo2_differ_and_refuse_each_others_theta():
         ("mu_adam", {}, r"'mu_adam'; the μP form of 'adam' is get\('adam', mup="),
         ("mulo", {}, r"'mulo'; released thetas .*mulo.load\('mulo-m'\).transform"),
         ("mulo-s", {}, r"'mulo-s'; released thetas .*mulo.load\('mulo-s'\)"),
+        ("mulo_m", {}, r"'mulo_m'; released thetas .*mulo.load\('mulo-m'\)"),
         (None, {}, r"called None\. Known: sgd, adam"),
         (["adam"], {}, r"called \['adam'\]\. Known: sgd, adam"),
         (3, {}, r"called 3\. Known: sgd, adam"),
