@@ -71,7 +71,7 @@ def warn(scalings: Mapping[str, Any], trusted: Collection[str]) -> None:
             '"output" to say that they are right. mulo.mup.describe shows all roles.',
             stacklevel=3,
         )
-    if readouts:
+    if set(readouts) - set(doubtful):
         return
     tables = [
         name

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from mulo import _mup_doubts as doubts
 from mulo import _mup_multipliers as multipliers
 from mulo import _mup_trees as trees
 from mulo._mup_scaling import Scaling
@@ -19,7 +20,7 @@ def init(params: Any, scalings: Any, key: jax.Array) -> Any:
     ========================================== =====================================
     input and hidden weights                   normal, standard deviation 1/√fan_in
     readouts                                   zero
-    ``embedding`` leaves, tied ones            normal, standard deviation 1
+    embeddings, by their names; tied leaves    normal, standard deviation 1
     biases, gains, other leaves of fan_in 1;   not: they stay as the model made them
     leaves that do not grow with width
     ========================================== =====================================
@@ -67,11 +68,20 @@ def initial_scale(name: str, scaling: Scaling) -> float | None:
     """Standard deviation to draw a leaf with; None if it stays as the model has it."""
     if scaling.finite:
         return None
-    if scaling.tied or trees.own_name(name) in ("embedding", "embeddings"):
+    if scaling.tied or _is_embedding(name):
         return 1.0  # Looked up, not summed over.
     if scaling.role == "input" and scaling.fan_in == 1:
         return None
     return multipliers.init_std(scaling)
+
+
+def _is_embedding(name: str) -> bool:
+    """Flax's own leaves, and the weight of a module called so, as in equinox."""
+    module, leaf = doubts.cut(name)
+    if leaf == "weight":
+        leaf = doubts.cut(module[:-1])[1].lower()
+        return "embed" in leaf
+    return leaf in ("embedding", "embeddings")
 
 
 def describe(scalings: Any, *, base_width: float = 1.0) -> str:

@@ -646,3 +646,15 @@ def test_a_tied_embedding_is_read_as_embeddings_are_whatever_the_layout():
     )
     tied = scalings["embedding"]["weight"]
     assert (tied.role, tied.fan_out, tied.layout) == ("input", 8, "in_out")
+
+
+def test_the_weight_of_an_embedding_module_is_drawn_as_embeddings_are():
+    def tree(width):
+        return {
+            "embedding": {"weight": jnp.zeros((50, width))},
+            "head": {"weight": jnp.zeros((width, 50))},
+        }
+
+    drawn = mup.init(tree(64), mup.infer(tree(32), tree(64)), jax.random.key(0))
+    assert float(jnp.std(drawn["embedding"]["weight"])) == pytest.approx(1, abs=0.05)
+    assert not np.any(drawn["head"]["weight"])
