@@ -43,6 +43,14 @@ def check_layouts(scalings: Mapping[str, Any], trusted: Collection[str]) -> None
                     f'layout={{"{name}": "{other}"}}; equinox and torch have '
                     '"out_in".'
                 )
+        lead = biases[0].shape[:-1]
+        if lead and scaling.shape[: len(lead)] == lead:
+            raise ValueError(
+                f"Leaf {name!r} of shape {scaling.shape} and its bias of shape "
+                f"{biases[0].shape} begin alike and fit no layout: they look like "
+                f'copies of a layer. Say so: mulo.mup.infer(…, stacked={{"{module}*": '
+                f"{len(lead)}}}), the number of leading axes that are copies."
+            )
 
 
 def warn(scalings: Mapping[str, Any], trusted: Collection[str]) -> None:

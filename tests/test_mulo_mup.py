@@ -658,3 +658,13 @@ def test_the_weight_of_an_embedding_module_is_drawn_as_embeddings_are():
     drawn = mup.init(tree(64), mup.infer(tree(32), tree(64)), jax.random.key(0))
     assert float(jnp.std(drawn["embedding"]["weight"])) == pytest.approx(1, abs=0.05)
     assert not np.any(drawn["head"]["weight"])
+
+
+def test_a_stack_that_was_not_declared_is_told_by_its_bias():
+    def tree(width):
+        shapes = {"kernel": (3, width, 3 * width), "bias": (3, 3 * width)}
+        return {"blocks": {"qkv": {k: jnp.zeros(s) for k, s in shapes.items()}}}
+
+    with pytest.raises(ValueError, match=r'stacked=\{"blocks/qkv/\*": 1\}'):
+        mup.infer(tree(4), tree(8))
+    mup.infer(tree(4), tree(8), stacked={"blocks/qkv/*": 1})
