@@ -1,38 +1,16 @@
-import dataclasses
+"""Roles read off shapes, overrides, and the multipliers they get."""
+
 import math
-import warnings
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from mup_parts import network, one, shape
 
-from mulo import _mup_axes as axes
 from mulo import mup
 from mulo.mup import Scaling
-
-
-def shape(*sizes):
-    return jax.ShapeDtypeStruct(sizes, jnp.float32)
-
-
-def one(narrow, target, **kwargs):
-    """The scaling of one leaf beside a Dense that says the width doubles."""
-    tree = mup.infer(
-        {"leaf": shape(*narrow), "other": shape(3, 8)},
-        {"leaf": shape(*target), "other": shape(3, 16)},
-        **kwargs,
-    )
-    return tree["leaf"]
-
-
-def network(width, depth_axis=()):
-    return {
-        "in": {"kernel": shape(64, width), "bias": shape(width)},
-        "mid": {"kernel": shape(*depth_axis, width, width), "bias": shape(width)},
-        "out": {"kernel": shape(width, 10), "bias": shape(10)},
-    }
 
 
 @pytest.mark.parametrize(
@@ -173,95 +151,6 @@ def test_an_ambiguous_leaf_is_named_with_the_way_out(narrow, target):
     assert one(narrow, target, overrides={"leaf": exact}) == exact
 
 
-@pytest.mark.parametrize(
-    ("layout", "narrow", "target", "expected"),
-    [
-        ("out_in", (8, 3), (16, 3), Scaling("input", 3, 16)),
-        ("out_in", (8, 8), (16, 16), Scaling("hidden", 16, 16)),
-        ("out_in", (32, 8), (64, 16), Scaling("hidden", 16, 64)),  # Up,
-        ("out_in", (8, 32), (16, 64), Scaling("hidden", 64, 16)),  # and down.
-        ("out_in", (10, 8), (10, 16), Scaling("output", 16, 10)),
-        ("out_in", (8, 3, 5, 5), (16, 3, 5, 5), Scaling("input", 75, 16)),
-        ("out_in", (32, 8, 5, 5), (64, 16, 5, 5), Scaling("hidden", 400, 64)),
-        ("out_in", (10, 8, 1, 1), (10, 16, 1, 1), Scaling("output", 16, 10)),
-        ("in_out_kernel", (8, 32, 5, 5), (16, 64, 5, 5), Scaling("hidden", 400, 64)),
-        ("kernel_out_in", (5, 5, 32, 8), (5, 5, 64, 16), Scaling("hidden", 400, 64)),
-        ("kernel_out_in", (5, 5, 3, 8), (5, 5, 3, 16), Scaling("output", 400, 3)),
-    ],
-)
-def test_a_layout_says_in_which_order_axes_come(layout, narrow, target, expected):
-    got = mup.infer(
-        {"leaf": shape(*narrow), "bias": shape(8, 1, 1)},
-        {"leaf": shape(*target), "bias": shape(16, 1, 1)},
-        layout=layout,
-    )
-    assert got["leaf"] == dataclasses.replace(expected, layout=layout)
-    assert got["bias"] == Scaling("input", 1, 16)
-
-
-def equinox_mlp(width):
-    return {
-        "embed": {"weight": shape(50, width)},
-        "layers": [
-            {"weight": shape(width, 3), "bias": shape(width)},
-            {"weight": shape(width, width), "bias": shape(width)},
-            {"weight": shape(10, width), "bias": shape(10)},
-        ],
-    }
-
-
-def test_layouts_hold_by_path_and_the_first_that_matches_wins():
-    tree = mup.infer(
-        equinox_mlp(8),
-        equinox_mlp(16),
-        layout={"embed/*": "in_out", "*": "out_in"},
-    )
-    assert tree["embed"]["weight"] == Scaling("input", 50, 16)
-    first, mid, last = (layer["weight"] for layer in tree["layers"])
-    assert (first.role, first.fan_in) == ("input", 3)
-    assert (mid.role, mid.fan_in) == ("hidden", 16)
-    assert (last.role, last.fan_in, last.layout) == ("output", 16, "out_in")
-
-
-def test_a_bias_tells_the_layout():
-    with pytest.raises(ValueError, match=r"'layers/0/weight' of shape \(16, 3\).*bias"):
-        mup.infer(equinox_mlp(8), equinox_mlp(16))
-    # torch's names, in one flat tree; and the other way round.
-    flat = [{"a.weight": shape(w, 3), "a.bias": shape(w)} for w in (8, 16)]
-    with pytest.raises(ValueError, match=r'layout="out_in"'):
-        mup.infer(*flat)
-    with pytest.raises(ValueError, match=r"'in/kernel' .* layout 'out_in'.*'in_out'"):
-        mup.infer(network(8), network(16), layout="out_in")
-    # flax's transposed convolution has its output before its input, if asked to.
-    deconv = [{"kernel": shape(3, 3, 2 * w, w), "bias": shape(2 * w)} for w in (8, 16)]
-    with pytest.raises(ValueError, match=r'layout="kernel_out_in"'):
-        mup.infer(*deconv)
-    with pytest.raises(ValueError, match=r'layout="out_in"'):
-        mup.infer(*flat, overrides={"a.weight": "hidden"})
-    # A convolution's axes cannot be told at all.
-    conv = [{"c": {"weight": shape(w, 3, 5, 5)}} for w in (8, 16)]
-    with pytest.raises(ValueError, match=r'ambiguous.*layout="out_in"'):
-        mup.infer(*conv)
-    # Who speaks for a whole leaf knows better.
-    mup.infer(*flat, overrides={"a.weight": Scaling("input", 16, 3)})
-
-
-@pytest.mark.parametrize(
-    ("layout", "message"),
-    [
-        ("oi", "layout must be one of in_out, out_in, in_out_kernel"),
-        ({"mid/kernel": "oi"}, "layout must be one of"),
-        (
-            {"mid/kernl": "out_in"},
-            r"layout the pattern 'mid/kernl' matches no leaf; did",
-        ),
-    ],
-)
-def test_bad_layouts_are_errors(layout, message):
-    with pytest.raises(ValueError, match=message):
-        mup.infer(network(8), network(16), layout=layout)
-
-
 def test_trees_of_different_models_are_an_error_that_names_the_leaf():
     deeper = network(16) | {"extra": shape(16)}
     with pytest.raises(ValueError, match=r"'extra' is in the target model and not"):
@@ -304,14 +193,6 @@ def test_an_override_changes_only_what_it_names():
     assert override(Scaling("input", 64, 64), layout="out_in").layout == "out_in"
 
 
-def test_stacked_layers_are_described_by_copies():
-    narrow, target = network(8, (3,)), network(16, (3,))
-    stacked = Scaling("hidden", 16, 16, copies=3)
-    tree = mup.infer(narrow, target, overrides={"mid/kernel": stacked})
-    multipliers = mup.update_multipliers(tree, optimizer="adam", base_width=1.0)
-    assert multipliers["mid"]["kernel"] == 1 / 16
-
-
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -326,104 +207,6 @@ def test_stacked_layers_are_described_by_copies():
 def test_bad_overrides_are_errors(overrides, message):
     with pytest.raises(ValueError, match=message):
         mup.infer(network(8), network(16), overrides=overrides)
-
-
-@pytest.mark.parametrize(
-    ("narrow", "target", "kwargs", "expected"),
-    [
-        ((5, 8, 8), (5, 16, 16), {"stacked": {"leaf": 1}}, ("hidden", 16, 16, 5)),
-        ((5, 8), (5, 16), {"stacked": {"leaf": 1}}, ("input", 1, 16, 5)),
-        ((5,), (5,), {"stacked": {"leaf": 1}}, ("input", 1, 1, 5)),
-        ((5, 2, 8, 3), (5, 2, 16, 3), {"stacked": {"le*": 2}}, ("output", 16, 3, 10)),
-        (
-            (5, 8, 3),
-            (5, 16, 3),
-            {"stacked": {"leaf": 1}, "layout": "out_in"},
-            ("input", 3, 16, 5),
-        ),
-        ((8, 24), (16, 48), {"fused": {"leaf": 3}}, ("hidden", 16, 16, 3)),
-        ((8, 3, 2, 4), (16, 3, 4, 4), {"fused": {"leaf": 3}}, ("hidden", 16, 16, 3)),
-        (
-            (24, 8),
-            (48, 16),
-            {"fused": {"leaf": 3}, "layout": "out_in"},
-            ("hidden", 16, 16, 3),
-        ),
-        ((24,), (48,), {"fused": {"leaf": 3}}, ("input", 1, 16, 3)),
-        (
-            (5, 8, 24),
-            (5, 16, 48),
-            {"stacked": {"leaf": 1}, "fused": {"leaf": 3}},
-            ("hidden", 16, 16, 15),
-        ),
-    ],
-)
-def test_copies_in_one_leaf_are_told_apart(narrow, target, kwargs, expected):
-    role, fan_in, fan_out, copies = expected
-    got = one(narrow, target, **kwargs)
-    assert (got.role, got.fan_in, got.fan_out, got.copies) == expected
-    # And stepped apart: the axes that hold them belong to the leaf.
-    parts = axes.split(jnp.zeros(target), got.layout, got.copy_axes)
-    assert parts.shape[0] == copies
-    assert math.prod(parts.shape[1:]) == fan_in * fan_out
-    # A role that is said changes nothing else.
-    said = one(narrow, target, overrides={"leaf": role}, **kwargs)
-    assert said == got
-
-
-@pytest.mark.parametrize(
-    ("kwargs", "message"),
-    [
-        ({"stacked": {"mid/*": 1}}, r"'mid/bias' has shape \(8,\) .* grow with width"),
-        ({"stacked": {"mid/bias": 2}}, r"fewer than the 2 leading axes"),
-        ({"stacked": {"mid/bias": 0}}, "number in stacked must be an integer >= 1"),
-        ({"stacked": {"blocks/*": 1}}, "stacked the pattern 'blocks/.' matches no"),
-        ({"fused": {"mid/kernel": 3}}, r"'mid/kernel' of shape .* holds 3 copies"),
-    ],
-)
-def test_copies_that_are_not_there_are_errors(kwargs, message):
-    with pytest.raises(ValueError, match=message):
-        mup.infer(network(8), network(16), **kwargs)
-
-
-def attention(width):
-    return {
-        name: shape(width, width if name in "qo" else 64) for name in ("q", "k", "v")
-    } | {"norm": shape(width)}
-
-
-def test_leaves_that_may_be_no_readouts_are_warned_of_with_what_to_write():
-    narrow, target = {"block": attention(8)}, {"block": attention(16)}
-    write = r'overrides={"block/k": "hidden", "block/v": "hidden"}'
-    with pytest.warns(UserWarning, match=write):
-        mup.infer(narrow, target)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        said = {"block/k": "hidden", "block/v": "hidden"}
-        tree = mup.infer(narrow, target, overrides=said)
-    assert tree["block"]["k"] == Scaling("hidden", 16, 64)
-    # One alone, with a hidden weight in its module.
-    for model in (narrow, target):
-        model["block"].pop("v")
-    with pytest.warns(UserWarning, match=r"'block/k' \(16, 64\)"):
-        mup.infer(narrow, target)
-
-
-def test_a_tied_embedding_has_the_multiplier_of_a_readout_and_does_not_start_at_zero():
-    narrow, target = ({"embed": shape(50, w), "w": shape(w, w)} for w in (8, 16))
-    with pytest.warns(UserWarning, match=r'overrides={"embed": "tied"}'):
-        mup.infer(narrow, target)
-    tied = mup.infer(narrow, target, overrides={"embed": "tied"})["embed"]
-    assert tied == Scaling("input", 50, 16, tied=True)
-    assert mup.forward_multiplier(tied, base_width=4) == 1 / 4
-    assert mup.init_std(tied) > 0
-    # Its step is right for both of its uses.
-    for optimizer in ("adam", "sgd", "muon"):
-        pair = tied, Scaling("output", 16, 50)
-        steps = mup.update_multipliers(pair, optimizer=optimizer, base_width=4)
-        assert steps[0] == steps[1]
-    with pytest.raises(ValueError, match="tied embedding has the role 'input'"):
-        Scaling("output", 16, 50, tied=True)
 
 
 def test_functions_are_traced_and_not_run():
@@ -441,44 +224,6 @@ def test_functions_are_traced_and_not_run():
     }
     with pytest.raises(ValueError, match=r"takes a PRNG key or nothing, .* rngs, x"):
         mup.infer(lambda rngs, x: x, model(8))
-
-
-def test_a_model_is_drawn_again_at_the_scales_of_mup():
-    def model(width):
-        return network(width) | {
-            "norm": {"scale": shape(width)},
-            "tokens": {"embedding": shape(50, width)},
-            "fixed": shape(4, 5),
-        }
-
-    params = jax.tree.map(lambda x: jnp.full(x.shape, 7.0), model(128))
-    params["mid"]["kernel"] = params["mid"]["kernel"].astype(jnp.bfloat16)
-    scalings = mup.infer(model(64), model(128))
-    drawn = mup.init(params, scalings, jax.random.key(0))
-    assert jax.tree.map(jnp.shape, drawn) == jax.tree.map(jnp.shape, params)
-    assert drawn["mid"]["kernel"].dtype == jnp.bfloat16
-    want = {"in": 64**-0.5, "mid": 128**-0.5}
-    for name, std in want.items():
-        found = np.std(np.asarray(drawn[name]["kernel"], np.float32))
-        np.testing.assert_allclose(found, std, rtol=0.05)
-    np.testing.assert_allclose(np.std(drawn["tokens"]["embedding"]), 1.0, rtol=0.05)
-    assert not np.any(drawn["out"]["kernel"])
-    # Drawn with 1/√1, gains and biases would be noise.
-    kept = [*(drawn[k]["bias"] for k in want), drawn["norm"]["scale"], drawn["fixed"]]
-    assert all(np.all(x == 7.0) for x in kept)
-    with pytest.raises(ValueError, match=r"'in/bias' has 128 entries"):
-        mup.init(params, mup.infer(model(128), model(64)), jax.random.key(0))
-
-
-def test_a_table_says_what_becomes_of_every_leaf():
-    table = mup.describe(mup.infer(network(8), network(16)), base_width=4).splitlines()
-    cells = {line.split()[0]: line.split() for line in table[1:]}
-    assert cells["in/kernel"][1:] == "(64, 16) input 64 1 1 0.125".split()
-    assert cells["mid/kernel"][1:] == "(16, 16) hidden 16 1 0.25 0.25".split()
-    assert cells["out/kernel"][1:] == "(16, 10) output 16 0.25 1 0".split()
-    assert cells["mid/bias"][-2:] == ["as", "is"]
-    table = mup.describe(Scaling("hidden", 2, 3, copies=4, layout="out_in"))
-    assert "hidden, 4 copies, out_in" in table
 
 
 def test_scaling_refuses_nonsense():
@@ -608,63 +353,3 @@ def test_align_keeps_masked_nodes_and_names_what_does_not_fit():
         mup.align(
             {"c": 1.0}, {"c": params["c"]}, scalings={"c": Scaling("input", 1, 8)}
         )
-
-
-def test_a_bias_in_a_box_is_still_a_bias():
-    # flax's partitioning boxes and nnx states end every path in "value".
-    def tree(heads):
-        return {
-            "query": {"bias": {"value": jax.ShapeDtypeStruct((heads, 4), "float32")}}
-        }
-
-    scaling = mup.infer(tree(2), tree(8))["query"]["bias"]["value"]
-    assert (scaling.role, scaling.fan_in) == ("input", 1)
-
-
-def test_a_layout_that_only_the_narrow_model_tells_is_an_error():
-    def torch(width):
-        shapes = {"l0": (width, 64), "l1": (width, width), "l2": (10, width)}
-        tree = {k: {"weight": jnp.zeros(s)} for k, s in shapes.items()}
-        return tree | {
-            "l0": {"weight": jnp.zeros((width, 64)), "bias": jnp.zeros(width)}
-        }
-
-    # At width 64 the first layer is square: its bias fits either way.
-    with pytest.raises(ValueError, match=r"'l0/weight' of shape \(32, 64\).*out_in"):
-        mup.infer(torch(32), torch(64))
-
-
-def test_a_tied_embedding_is_read_as_embeddings_are_whatever_the_layout():
-    def tree(width):
-        return {
-            "embedding": {"weight": jnp.zeros((50, width))},
-            "l": {"weight": jnp.zeros((width, width)), "bias": jnp.zeros(width)},
-        }
-
-    scalings = mup.infer(
-        tree(4), tree(8), layout="out_in", overrides={"embedding/weight": "tied"}
-    )
-    tied = scalings["embedding"]["weight"]
-    assert (tied.role, tied.fan_out, tied.layout) == ("input", 8, "in_out")
-
-
-def test_the_weight_of_an_embedding_module_is_drawn_as_embeddings_are():
-    def tree(width):
-        return {
-            "embedding": {"weight": jnp.zeros((50, width))},
-            "head": {"weight": jnp.zeros((width, 50))},
-        }
-
-    drawn = mup.init(tree(64), mup.infer(tree(32), tree(64)), jax.random.key(0))
-    assert float(jnp.std(drawn["embedding"]["weight"])) == pytest.approx(1, abs=0.05)
-    assert not np.any(drawn["head"]["weight"])
-
-
-def test_a_stack_that_was_not_declared_is_told_by_its_bias():
-    def tree(width):
-        shapes = {"kernel": (3, width, 3 * width), "bias": (3, 3 * width)}
-        return {"blocks": {"qkv": {k: jnp.zeros(s) for k, s in shapes.items()}}}
-
-    with pytest.raises(ValueError, match=r'stacked=\{"blocks/qkv/\*": 1\}'):
-        mup.infer(tree(4), tree(8))
-    mup.infer(tree(4), tree(8), stacked={"blocks/qkv/*": 1})
