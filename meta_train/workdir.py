@@ -64,7 +64,7 @@ def write_text(path: pathlib.Path, text: str) -> None:
     except BaseException as error:
         if temporary:
             pathlib.Path(temporary).unlink(missing_ok=True)
-        if isinstance(error, OSError):  # A full disk's error names no file.
+        if isinstance(error, OSError) and error.errno:  # A full disk's names no file.
             error.filename = str(path)
         raise
 

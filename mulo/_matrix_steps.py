@@ -12,7 +12,7 @@ import optax
 from mulo import _numbers as numbers
 from mulo import _rule_inputs as rule_inputs
 from mulo import mup as mup_lib
-from mulo._mu_adam import WeightDecay
+from mulo._mu_adam import WeightDecay, is_no_decay
 
 # Factor on a leaf's step from its μP scaling, its shape and the base width.
 MultiplierOf = Callable[[mup_lib.Scaling, tuple[int, ...], float], float]
@@ -108,7 +108,7 @@ def decay_after_step(
     Returns:
       A transformation that needs ``params`` unless there is no decay.
     """
-    none = _is_none(weight_decay)
+    none = is_no_decay(weight_decay)
     factor_of = None if multiplier_of is None else _at_width(multiplier_of, base_width)
 
     def init_fn(params):
@@ -157,17 +157,11 @@ def decayed_weights(
     """
     share: Any = 0.0 if weight_decay is None else weight_decay
     decay = optax.add_decayed_weights(share, mask)
-    if not _is_none(weight_decay):
+    if not is_no_decay(weight_decay):
         return decay
     return optax.GradientTransformation(
         decay.init, lambda updates, state, params=None: (updates, state)
     )
-
-
-def _is_none(weight_decay):
-    """Whether there is nothing to decay; a traced number may be zero and counts."""
-    zero = isinstance(weight_decay, int | float) and weight_decay == 0
-    return weight_decay is None or zero
 
 
 def check_known(name: str, value: Any, reason: str) -> None:

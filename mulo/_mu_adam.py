@@ -181,6 +181,12 @@ def mu_adamw(
     return in_float32(chain)
 
 
+def is_no_decay(weight_decay: WeightDecay) -> bool:
+    """Whether there is nothing to decay; a traced number may be zero and counts."""
+    zero = isinstance(weight_decay, int | float) and weight_decay == 0
+    return weight_decay is None or zero
+
+
 def check_weight_decay(rule: str, weight_decay: Any) -> None:
     """Raise ValueError for an unknown rule or a decay that is negative or not finite.
 

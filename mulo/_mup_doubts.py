@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from mulo import _mup_axes as axes_lib
+from mulo import _mup_trees as trees
 
 _WEIGHT = re.compile(r"(weight|kernel)(_\w+)?|w")
 _BIAS = ("bias", "b")
@@ -20,7 +21,7 @@ def check_layouts(scalings: Mapping[str, Any], trusted: Collection[str]) -> None
       trusted: Paths that somebody has spoken for.
     """
     for name, scaling in scalings.items():
-        module, leaf = cut(name)
+        module, leaf = trees.cut(name)
         if name in trusted or len(scaling.shape) < 2 or not _WEIGHT.fullmatch(leaf):
             continue
         siblings = [f"{module}{bias}{_box(name)}" for bias in _BIAS]
@@ -101,18 +102,11 @@ def warn(scalings: Mapping[str, Any], trusted: Collection[str]) -> None:
 
 def _beside_hidden(name: str, scalings: Mapping[str, Any]) -> bool:
     """Whether a hidden weight lies in the same module, which is not the whole model."""
-    module, _ = cut(name)
+    module, _ = trees.cut(name)
     return module not in ("", "params/") and any(
-        cut(other)[0] == module and x.role == "hidden" and not x.finite
+        trees.cut(other)[0] == module and x.role == "hidden" and not x.finite
         for other, x in scalings.items()
     )
-
-
-def cut(name: str) -> tuple[str, str]:
-    """Path of a leaf's module, with what separates it, and the leaf's own name."""
-    name = name.removesuffix("/value")  # Boxed parameters add it.
-    start = max(name.rfind("/"), name.rfind(".")) + 1
-    return name[:start], name[start:]
 
 
 def _box(name: str) -> str:

@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mulo import _mup_doubts as doubts
 from mulo import _mup_multipliers as multipliers
 from mulo import _mup_trees as trees
 from mulo._mup_scaling import Scaling
@@ -77,9 +76,9 @@ def initial_scale(name: str, scaling: Scaling) -> float | None:
 
 def _is_embedding(name: str) -> bool:
     """Flax's own leaves, and the weight of a module called so, as in equinox."""
-    module, leaf = doubts.cut(name)
+    module, leaf = trees.cut(name)
     if leaf == "weight":
-        leaf = doubts.cut(module[:-1])[1].lower()
+        leaf = trees.cut(module[:-1])[1].lower()
         return "embed" in leaf
     return leaf in ("embedding", "embeddings")
 

@@ -39,6 +39,13 @@ def own_name(name: str) -> str:
     return name.removesuffix("/value").rpartition("/")[2]
 
 
+def cut(name: str) -> tuple[str, str]:
+    """Path of a leaf's module, with what separates it, and the leaf's own name."""
+    name = name.removesuffix("/value")  # Boxed parameters add it.
+    start = max(name.rfind("/"), name.rfind(".")) + 1
+    return name[:start], name[start:]
+
+
 def label(name: str) -> str:
     return f"Leaf {name!r}" if name else "The only leaf"
 

@@ -13,7 +13,12 @@ import optax
 from mulo import _numbers as numbers
 from mulo import _wrappers as wrappers
 from mulo import mup as mup_lib
-from mulo._mu_adam import WeightDecay, WeightDecayRule, check_weight_decay
+from mulo._mu_adam import (
+    WeightDecay,
+    WeightDecayRule,
+    check_weight_decay,
+    is_no_decay,
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -173,7 +178,7 @@ def _remove_weights(
 
     def update_fn(updates, state, params=None):
         share: Any = weight_decay
-        if share is None or (isinstance(share, int | float) and share == 0):
+        if is_no_decay(share):
             return updates, state
         if callable(share):
             share = share(state.count)
