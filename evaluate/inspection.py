@@ -99,7 +99,8 @@ def inspect(
         raise ValueError(f"steps must be >= 2, got {num_steps}.")
     history_steps = min(_HISTORY_STEPS, num_steps - 1)
     short = min(_SCALE_STEPS, num_steps)
-    tx = pretrained.transform(num_steps=num_steps)
+    # Whatever theta was meta-trained under: see above.
+    tx = pretrained.transform(mup="standard", num_steps=num_steps)
 
     def step(grads, state, params):
         return tx.update(grads, state, params, value=_LOSS)

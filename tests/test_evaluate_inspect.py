@@ -243,3 +243,12 @@ def test_bad_input_is_one_line_and_status_2(given, message, tmp_path):
     assert done.stderr.startswith(f"inspect: {message}")
     assert done.stderr.count("\n") == 1
     assert not any(tmp_path.iterdir())
+
+
+def test_a_theta_made_under_mup_is_inspected_in_the_standard_parametrization():
+    rule = mulo.LearnedAdam(initial_learning_rate=0.25)
+    theta = rule.init(jax.random.key(0))
+    made = mulo.Pretrained(rule, theta, {"parametrization": "mup"})
+    found = inspection.inspect(made, 3)
+    plain = inspection.inspect(mulo.Pretrained(rule, theta, {}), 3)
+    assert repr(found) == repr(plain)
