@@ -56,13 +56,7 @@ def build(config: Mapping[str, Any]) -> loop.MetaTrainer:
     rule = rules.make(config, mup=mup)
     init_theta = None
     if config["init_theta"]:
-        pretrained = mulo.load(config["init_theta"])
-        if pretrained.rule != rule:
-            raise ValueError(
-                f"init_theta {config['init_theta']!r} is a theta of {pretrained.rule}, "
-                f"the config's rule is {rule}: make config.rule the same."
-            )
-        init_theta = pretrained.theta
+        init_theta = _init_theta(config["init_theta"], rule)
     inners = [
         unroll.Inner(rule=rule, family=family, loss_ceiling=config["loss_ceiling"])
         for family in families
@@ -89,6 +83,22 @@ def build(config: Mapping[str, Any]) -> loop.MetaTrainer:
         task_clip_norm=config["task_clip_norm"],
         probes=_probes(config, rule),
         init_theta=init_theta,
+    )
+
+
+def _init_theta(name: str, rule: Any) -> Any:
+    """A stored theta to go on from: of this rule, or of one that it adds options to."""
+    pretrained = mulo.load(name)
+    if pretrained.rule == rule:
+        return pretrained.theta
+    try:
+        if type(pretrained.rule) is type(rule) and hasattr(rule, "extend"):
+            return rule.extend(pretrained.theta, pretrained.rule)
+    except ValueError:
+        pass
+    raise ValueError(
+        f"init_theta {name!r} is a theta of {pretrained.rule}, the config's rule is "
+        f"{rule}: make config.rule the same."
     )
 
 

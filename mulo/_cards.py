@@ -162,7 +162,7 @@ def rule_of(card: Mapping[str, Any], where: str) -> Any:
                 f"{nearest(key, fields)} It has: {', '.join(fields)}."
             )
     for key in fields:
-        if key not in config:
+        if key not in config and key not in getattr(cls, "LATER_FIELDS", ()):
             raise ValueError(f"{where}: config lacks {key!r}.")
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
     if card.get("base_width", config["base_width"]) != config["base_width"]:

@@ -11,7 +11,7 @@ output, vector),
   noise,
 * how much of d is left where it points against the latest gradient ("caution"), and
 * a network from x, T, s and the number of hidden arrays to the logarithm of a factor on
-  the rate;
+  the rate and, with ``weight_decay``, to a decoupled weight decay;
 
 and, for all roles together, a per-parameter MLP that corrects d (``mlp_units``, off by
 default). Nothing depends on the gradients' scale. Time enters as progress: a longer run
@@ -26,19 +26,17 @@ References:
 """
 
 import dataclasses
-import math
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from mulo import _learned_muon_leaf as leaf_lib
 from mulo import _learned_schedule as schedule_lib
 from mulo import _muon_kinds as kinds_lib
-from mulo import _newton_schulz as newton_schulz
 from mulo import _numbers as numbers
 from mulo import _rule_inputs as inputs
-from mulo import _scalar_network as scalar_network
 from mulo import _stacks as stacks_lib
 from mulo import _wrappers as wrappers
 from mulo._mup_views import sees_weights
@@ -47,11 +45,6 @@ Theta = Any  # {"mix", "exponent", "caution", "schedule": {"w0", …}}, float32 
 Schedule = Literal["progress"] | None
 
 ROLES = kinds_lib.ROLES
-
-_MLP_FEATURES = 5  # Beside the gradient and the momenta.
-# Gradient units. Below the floor, where squares leave float32, steps fade to zero.
-_FLOOR = 1e-16
-_TINY = 1e-30  # Its like for squares.
 
 
 class LearnedMuonState(NamedTuple):
@@ -82,6 +75,9 @@ class LearnedMuon:
       warmup_frac: Share of the run with a linear warm-up.
       final_frac: Rate at the end of the linear decay, as a share of its peak.
       schedule_units: Hidden units of the schedule's network.
+      weight_decay: Share of a matrix that decays per step at the peak of the schedule
+        where its network says 1; it says 0 at zero offset, and less counts as 0. 0 for
+        a rule that learns none.
       mlp_units: Units of both hidden layers of the per-parameter MLP; 0 for none.
       ns_steps: Newton-Schulz iterations.
       max_input_dim: Input matrices with a longer side, such as the embeddings of a
@@ -101,12 +97,15 @@ class LearnedMuon:
     warmup_frac: float = 0.02
     final_frac: float = 0.01
     schedule_units: int = 8
+    weight_decay: float = 0.0
     mlp_units: int = 0
     ns_steps: int = 5
     max_input_dim: int = 10_000
     base_width: float = 1.0
 
     FEATURE_VERSION: ClassVar[int] = 2  # Changes when a theta would act differently.
+    # Settings that cards of this version may lack: what their default does is nothing.
+    LATER_FIELDS: ClassVar[tuple[str, ...]] = ("weight_decay",)
     mup_rule: ClassVar[str] = kinds_lib.MUP_RULE
 
     def __post_init__(self):
@@ -114,7 +113,9 @@ class LearnedMuon:
         inputs.check_positive(self, ("step_size", "base_width", "final_frac"))
         inputs.check_sizes(self, ("schedule_units", "ns_steps", "max_input_dim"))
         inputs.check_decays(self, ("initial_momentum_decays",))
-        inputs.check_single_decays(self, ("initial_rms_decay", "warmup_frac"))
+        inputs.check_single_decays(
+            self, ("initial_rms_decay", "warmup_frac", "weight_decay")
+        )
         if type(self.mlp_units) is not int or self.mlp_units != 0:
             inputs.check_sizes(self, ("mlp_units",))
         momenta = 1 + len(self.initial_momentum_decays)
@@ -144,20 +145,22 @@ class LearnedMuon:
         Returns:
           Float32 arrays: ``mix`` (R, K), ``exponent`` (R,) and ``caution`` (R,),
           offsets from the initial values; ``schedule`` with ``w0`` (F, units), ``b0``,
-          ``w1`` (units, R), ``b1``; with ``mlp_units``, ``mlp`` with ``w0`` … ``b2``.
+          ``w1`` (units, R), ``b1``, R and three more with ``weight_decay``; with
+          ``mlp_units``, ``mlp`` with ``w0`` … ``b2``.
         """
         keys = jax.random.split(key)
+        outputs = len(ROLES) + bool(self.weight_decay) * len(schedule_lib.DECAYED)
         theta = {
             "mix": jnp.zeros((len(ROLES), 1 + len(self.initial_momentum_decays))),
             "exponent": jnp.zeros(len(ROLES)),
             "caution": jnp.zeros(len(ROLES)),
             "schedule": _network(
                 keys[0],
-                (schedule_lib.NUM_FEATURES, self.schedule_units, len(ROLES)),
+                (schedule_lib.NUM_FEATURES, self.schedule_units, outputs),
             ),
         }
         if self.mlp_units:
-            features = 1 + len(self.initial_momentum_decays) + _MLP_FEATURES
+            features = 1 + len(self.initial_momentum_decays) + leaf_lib.MLP_FEATURES
             sizes = (features, self.mlp_units, self.mlp_units, 1)
             theta["mlp"] = _network(keys[1], sizes)
         return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), theta)
@@ -165,6 +168,38 @@ class LearnedMuon:
     def check_theta(self, theta: Theta) -> None:
         """Raise ValueError, naming the leaf, unless theta fits this architecture."""
         inputs.check_theta(self, theta)
+
+    def extend(self, theta: Theta, rule: "LearnedMuon") -> Theta:
+        """Meta-parameters for this rule that act as those of a smaller one.
+
+        Args:
+          theta: Meta-parameters of ``rule``.
+          rule: This rule without its weight decay, its MLP or both.
+
+        Returns:
+          Meta-parameters of this rule; what was added starts as `init` starts it.
+
+        Raises:
+          ValueError: If the rules differ in anything else, or theta does not fit.
+        """
+        smaller = dataclasses.replace(
+            self, weight_decay=rule.weight_decay, mlp_units=rule.mlp_units
+        )
+        if smaller != rule or any(
+            getattr(rule, option) not in (0, getattr(self, option))
+            for option in ("weight_decay", "mlp_units")
+        ):
+            raise ValueError(f"{self} is not {rule} with options added to it.")
+        rule.check_theta(theta)
+
+        def fill(new, old):
+            return new.at[tuple(slice(n) for n in old.shape)].set(old)
+
+        drawn = self.init(jax.random.key(0))
+        return {
+            name: jax.tree.map(fill, start, theta[name]) if name in theta else start
+            for name, start in drawn.items()
+        }
 
     @sees_weights()
     def transform(
@@ -237,8 +272,9 @@ class LearnedMuon:
         def update_fn(updates, state, params=None, **extra_args):
             del extra_args
             inputs.check_floating("LearnedMuon", updates)
-            if self.mlp_units:
-                inputs.require_params("LearnedMuon with mlp_units", params)
+            for option in ("mlp_units", "weight_decay"):
+                if getattr(self, option):
+                    inputs.require_params(f"LearnedMuon with {option}", params)
             count = optax.safe_increment(state.count)
             warn_of_end(count)
             t = jnp.asarray(count, jnp.float32)
@@ -253,14 +289,16 @@ class LearnedMuon:
                 kinds_lib.kinds(updates, mup, self.base_width, self.max_input_dim)
             )
             positions = inputs.live(grads)
-            corrections = _corrections(self, t)
+            corrections = leaf_lib.corrections(self, t)
 
             directions, signals, new_states = list(grads), {}, list(states)
             for stack in stacks_lib.stacks(grads, values, states, positions, kinds):
                 kind = kinds[stack.positions[0]]
 
                 def one(grad, param, leaf, kind=kind):
-                    return self._direction(theta, corrections, kind, grad, param, leaf)
+                    return leaf_lib.direction(
+                        self, theta, corrections, kind, grad, param, leaf
+                    )
 
                 out = stacks_lib.update(one, stack)
                 for row, i in enumerate(stack.positions):
@@ -269,7 +307,7 @@ class LearnedMuon:
                         out,
                     )
             if positions:
-                rates = schedule_lib.rates(
+                rates, decays = schedule_lib.rates(
                     self,
                     theta["schedule"],
                     t,
@@ -279,6 +317,8 @@ class LearnedMuon:
                 )
                 for row, i in enumerate(positions):
                     step = -rates[row] * directions[i]
+                    if decays is not None:
+                        step -= decays[row] * jnp.asarray(values[i], jnp.float32)
                     directions[i] = step.astype(jnp.result_type(grads[i]))
             return treedef.unflatten(directions), LearnedMuonState(
                 count,
@@ -294,65 +334,6 @@ class LearnedMuon:
             optax.chain(wrappers.only_finite("LearnedMuon"), rule)
         )
 
-    def _direction(self, theta, corrections, kind, grad, param, leaf):
-        """One array's step at rate one, its log s, and its new moments."""
-        momenta, rms = leaf
-        grad = jnp.asarray(grad, jnp.float32)
-        momenta = tuple(
-            decay * old + (1.0 - decay) * grad
-            for decay, old in zip(self.initial_momentum_decays, momenta, strict=True)
-        )
-        keep = self.initial_rms_decay
-        rms = keep * rms + (1.0 - keep) * jnp.square(grad)
-        role = kind.role
-        matrix = role in (kinds_lib.HIDDEN, kinds_lib.INPUT)
-        base = self.initial_matrix_mix if matrix else self.initial_mix
-        averages = (
-            grad,
-            *(m * c for m, c in zip(momenta, corrections.momenta, strict=True)),
-        )
-        d = jnp.zeros_like(grad)
-        for k, (weight, average) in enumerate(zip(base, averages, strict=True)):
-            d += (weight + theta["mix"][role, k]) * average
-        scale = 1.0 / (jnp.sqrt(rms * corrections.rms) + _FLOOR)
-        a = d * scale
-        signal = _rms(a)
-        gamma = self.initial_exponents[role] + theta["exponent"][role]
-        if self.mlp_units:
-            correction = _mlp(theta["mlp"], averages, rms, scale, param, a)
-            a = a + correction
-            d = d + _rms(d, _TINY) * correction
-        if kind.view:
-            step = newton_schulz.orthogonalize(
-                d.reshape(kind.view), steps=self.ns_steps, eps=_FLOOR
-            )
-            unit = math.sqrt(max(kind.view[-2:]))
-            step = step.reshape(d.shape) * (unit * signal ** (1.0 - gamma))
-        else:
-            step = a * signal**-gamma
-        # What points against the latest gradient counts less, the rest a little more.
-        caution = self.initial_cautions[role] + theta["caution"][role]
-        weight = 1.0 - caution * (step * grad < 0.0)
-        step = step * weight / jnp.maximum(jnp.mean(weight), 0.1)
-        return step * kind.multiplier, jnp.log(signal), (momenta, rms)
-
-
-class _Corrections(NamedTuple):
-    """Factors that undo the zero start of moving averages, shape=()."""
-
-    momenta: tuple[jax.Array, ...]
-    rms: jax.Array
-
-
-def _corrections(rule, t):
-    def undo(decay):
-        return 1.0 / (1.0 - jnp.float32(decay) ** t)
-
-    return _Corrections(
-        tuple(undo(decay) for decay in rule.initial_momentum_decays),
-        undo(rule.initial_rms_decay),
-    )
-
 
 def _network(key, sizes):
     """A dense network whose last layer is zero."""
@@ -366,24 +347,3 @@ def _network(key, sizes):
         layers[f"w{i}"] = jnp.zeros((num_in, num_out)) if last else weights
         layers[f"b{i}"] = jnp.zeros(num_out)
     return layers
-
-
-def _mlp(weights, averages, rms, scale, param, a):
-    """The per-parameter MLP's correction, in units of a."""
-    param = jnp.asarray(param, jnp.float32)
-    normalized = [m * scale for m in averages]
-    features = [*normalized, a, jnp.abs(a), jnp.square(a), jnp.sqrt(rms), param]
-    features = [f / _rms(f, _TINY) for f in features]
-    (out,) = scalar_network.mlp(
-        list(weights["b0"]),
-        features,
-        weights["w0"],
-        [(weights["w1"], weights["b1"]), (weights["w2"], weights["b2"])],
-        1,
-    )
-    return out
-
-
-def _rms(x, floor=1e-12):
-    """Root mean square; the floor, of its square, is for arrays without a gradient."""
-    return jnp.sqrt(jnp.mean(jnp.square(x)) + floor)

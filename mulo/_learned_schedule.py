@@ -1,7 +1,7 @@
 """LearnedMuon's schedule: rates of all arrays from progress, horizon, noise and depth.
 
 What it is made of is annealed linearly; a network of one hidden layer multiplies that
-for every role.
+for every role, and says how much of every matrix decays.
 
 Axis names: F features, L arrays, R roles.
 """
@@ -16,6 +16,8 @@ import jax.numpy as jnp
 from mulo import _muon_kinds as kinds_lib
 
 NUM_FEATURES = 10  # F.
+# Whose weight decay is learned; biases and gains have none.
+DECAYED = tuple(role for role in kinds_lib.ROLES if role != "vector")
 
 # Without a horizon: a run of _OPEN_STEPS steps that stays at this progress.
 _OPEN_PROGRESS = 0.25
@@ -30,19 +32,21 @@ def rates(
     horizon: jax.Array | None,
     log_signals: jax.Array,
     roles: Sequence[int],
-) -> jax.Array:
-    """Rate of every array.
+) -> tuple[jax.Array, jax.Array | None]:
+    """Rate and weight decay of every array.
 
     Args:
       rule: A LearnedMuon.
-      network: ``w0`` (F, units), ``b0``, ``w1`` (units, R), ``b1``.
+      network: ``w0`` (F, units), ``b0``, ``w1`` (units, R), ``b1``; with a decay R is
+        followed by one for each of `DECAYED`.
       t: shape=(), float32. Updates, this one included.
       horizon: shape=(), float32. Updates of the run; None for a constant rate.
       log_signals: (L,). Logarithm of s, what of an array's direction is no noise.
       roles: L of them.
 
     Returns:
-      (L,), float32, parameter units at fan_in 1.
+      (L,), float32, parameter units at fan_in 1; and (L,), the share of the array that
+      this step takes away, or None for a rule without weight decay.
     """
     if horizon is None:
         x, steps = jnp.float32(_OPEN_PROGRESS), jnp.float32(_OPEN_STEPS)
@@ -68,6 +72,19 @@ def rates(
     units = jnp.stack(shared) @ network["w0"][:-1] + network["b0"]  # (units,)
     units = jnp.tanh(units[None, :] + own[:, None] * network["w0"][-1][None, :])
     out = units @ network["w1"] + network["b1"][None, :]  # (L, R)
-    own_out = out[jnp.arange(len(roles)), jnp.asarray(roles)]
+    rows = jnp.arange(len(roles))
     factors = jnp.asarray([rule.role_factors[role] for role in roles], jnp.float32)
-    return rule.step_size * annealed * factors * jnp.exp(own_out)
+    factors *= jnp.exp(out[rows, jnp.asarray(roles)])
+    decays = None
+    if rule.weight_decay:
+        names = [kinds_lib.ROLES[role] for role in roles]
+        columns = [
+            len(kinds_lib.ROLES) + DECAYED.index(name) if name in DECAYED else -1
+            for name in names
+        ]
+        decayed = jnp.asarray([column >= 0 for column in columns], jnp.float32)
+        decays = rule.weight_decay * annealed * decayed
+        decays *= jnp.clip(
+            out[rows, jnp.asarray(columns)], 0.0, 0.5 / rule.weight_decay
+        )
+    return rule.step_size * annealed * factors, decays

@@ -225,6 +225,16 @@ def test_a_theta_of_another_rule_is_refused_as_a_start(tmp_path):
     )
 
 
+def test_a_run_may_add_options_to_the_theta_it_starts_from(tmp_path):
+    rule = mulo.LearnedMuon(schedule_units=2)
+    mulo.save(tmp_path / "theta", rule, rule.init(jax.random.key(0)))
+    config = small_config()
+    config["rule"] = {"name": "learned_muon", "schedule_units": 2, "weight_decay": 0.01}
+    config["init_theta"] = str(tmp_path / "theta")
+    trainer = setup.build(config)
+    assert trainer.init().theta["schedule"]["w1"].shape == (2, 7)
+
+
 def test_a_stop_asked_for_is_not_forgotten_for_a_save():
     with signals_lib.Signals() as signals:
         signal.raise_signal(signal.SIGTERM)
