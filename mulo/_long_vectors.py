@@ -28,7 +28,7 @@ class Layout:
     @property
     def in_blocks(self) -> bool:
         """Whether this is one array too long for all that is made of it at once."""
-        return _is_long(self._sizes[0])
+        return is_long(self._sizes[0])
 
     def join(self, arrays: Sequence[Any]) -> jax.Array:
         """Arrays (*lead, *shape) → (*lead, N)."""
@@ -79,7 +79,7 @@ def in_chunks(
     """
     outs: list[Any] = [None] * len(grads)
     new_states = list(outs)
-    alone = [i for i, x in enumerate(grads) if _is_long(x.size)]
+    alone = [i for i, x in enumerate(grads) if is_long(x.size)]
     rest = [i for i in range(len(grads)) if i not in alone]
     chunks = [rest[i : i + _MAX_ARRAYS] for i in range(0, len(rest), _MAX_ARRAYS)]
     for chunk in (*chunks, *([i] for i in alone)):
@@ -89,13 +89,11 @@ def in_chunks(
     return outs, new_states
 
 
-def per_block(
-    run: Callable[..., jax.Array], arrays: Sequence[jax.Array]
-) -> tuple[jax.Array, Any]:
+def per_block(run: Callable[..., Any], arrays: Sequence[jax.Array]) -> tuple[Any, Any]:
     """Call ``run(*arrays)`` on so many entries of the last axis at a time.
 
     Args:
-      run: Maps arrays (…, n) to one array, for any n.
+      run: Maps arrays (…, n) to arrays, for any n.
       arrays: (…, N).
 
     Returns:
@@ -143,16 +141,38 @@ def normalized(
         made = features(*arrays)
         return network(made * layout.spread(inverse_rms(layout.mean_squares(made))))
 
-    def sums(*xs):
-        return jnp.sum(jnp.square(features(*xs)), axis=-1)
+    def mean_squares(*xs):
+        return jnp.mean(jnp.square(features(*xs)), axis=-1)
 
-    blocks, rest = per_block(sums, arrays)
-    total = jnp.sum(blocks, axis=0) + (0.0 if rest is None else rest)
-    scale = inverse_rms(total / arrays[0].shape[-1])[:, None]
-    blocks, rest = per_block(lambda *xs: network(features(*xs) * scale), arrays)
+    scale = inverse_rms(mean_of_blocks(mean_squares, arrays))[:, None]
+    return joined(*per_block(lambda *xs: network(features(*xs) * scale), arrays))
+
+
+def mean_of_blocks(means: Callable[..., Any], arrays: Sequence[jax.Array]) -> Any:
+    """Mean over all entries of the last axis of what ``means(*arrays)`` averages.
+
+    Args:
+      means: Maps arrays (…, n) to a tree of means over n, for any n.
+      arrays: (…, N), long ones.
+
+    Returns:
+      That tree.
+    """
+    size = arrays[0].shape[-1]
+    blocks, rest = per_block(means, arrays)
+    whole = size // _BLOCK * _BLOCK
+    mean = jax.tree.map(lambda x: jnp.mean(x, axis=0) * (whole / size), blocks)
+    if rest is None:
+        return mean
+    return jax.tree.map(lambda a, b: a + b * (1.0 - whole / size), mean, rest)
+
+
+def joined(blocks: jax.Array, rest: jax.Array | None) -> jax.Array:
+    """Put together what `per_block` made of arrays: (N,)."""
     out = blocks.reshape(-1)
     return out if rest is None else jnp.concatenate([out, rest])
 
 
-def _is_long(size: int) -> bool:
+def is_long(size: int) -> bool:
+    """Whether an array has a vector, and blocks, of its own."""
     return size > 2 * _BLOCK

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mulo import _long_vectors as long_vectors
 from mulo import _scalar_network as scalar_network
 from mulo._accumulators import Decays, Factoring, LeafState
 
@@ -143,23 +144,53 @@ def _vector(network, decays, exp_mult, grad, param, state):
         factored_g = list(g[None] * _safe_rsqrt(second + 1e-9))
         return _planes(g, p, m, v, factored_g, list(m * second**-0.5))
 
-    # Row and column features coincide here: their weights add up. Scalars, since a
-    # product of matrices would write the share of every hidden unit to memory.
-    row, column, inverse_row, inverse_column = (
-        network.features[rows] for rows in _side_rows(m.shape[0])
+    def stats_of(second):
+        return [*second, *jax.lax.rsqrt(second + 1e-8)]
+
+    made_of = (g, p, m, v, second)
+    if long_vectors.is_long(g.size):
+        mean_squares, plane_squares = long_vectors.mean_of_blocks(
+            lambda *xs: (
+                _means(stats_of(xs[-1])),
+                _mean_squares(planes_of(*xs), m.shape[0]),
+            ),
+            made_of,
+        )
+    else:
+        mean_squares, plane_squares = _means(stats_of(second)), None
+
+    def run(*xs):
+        hidden = _vector_hidden(network, stats_of(xs[-1]), mean_squares, m.shape[0])
+        return _run(network, exp_mult, hidden, planes_of, xs, m.shape[0], plane_squares)
+
+    if plane_squares is None:
+        out = run(*made_of)
+    else:
+        out = long_vectors.joined(*long_vectors.per_block(run, made_of))
+    return out.reshape(grad.shape), LeafState(
+        m.reshape(state.momentum.shape), v.reshape(grad.shape), second, second
     )
-    stats = [*second, *jax.lax.rsqrt(second + 1e-8)]
-    mean_squares = jnp.stack([jnp.mean(jnp.square(x)) for x in stats])
+
+
+def _vector_hidden(network, stats, mean_squares, num_momenta):
+    """First-layer share of a vector's row and column statistics: H arrays like it.
+
+    They coincide: their weights add up. Scalars, since a product of matrices would
+    write the share of every hidden unit to memory.
+    """
+    row, column, inverse_row, inverse_column = (
+        network.features[rows] for rows in _side_rows(num_momenta)
+    )
     weights = jnp.concatenate([row + column, inverse_row + inverse_column])
     weights = weights * _inverse_rms(mean_squares)[:, None]
     hidden = list(network.bias)
     for x, unit_weights in zip(stats, weights, strict=True):
         hidden = [h + x * w for h, w in zip(hidden, unit_weights, strict=True)]
-    made_of = (g, p, m, v, second)
-    out = _run(network, exp_mult, hidden, planes_of, made_of, m.shape[0])
-    return out.reshape(grad.shape), LeafState(
-        m.reshape(state.momentum.shape), v.reshape(grad.shape), second, second
-    )
+    return hidden
+
+
+def _means(stats):
+    return jnp.stack([jnp.mean(jnp.square(x)) for x in stats])
 
 
 def _moments(decays, grad, state, axes):
@@ -211,15 +242,18 @@ def _share(network, stats, raw_rows, inverse_rows):
     return jnp.einsum("fkx,fh->hkx", features, weights * scale[:, None])
 
 
-def _run(network, exp_mult, hidden, planes_of, made_of, num_momenta):
+def _run(network, exp_mult, hidden, planes_of, made_of, num_momenta, mean_squares=None):
     """The network on H partial pre-activations and planes: d * exp(exp_mult m).
 
-    Planes are ``planes_of(*made_of)``, once for their normalizers, once for the layers.
+    Planes are ``planes_of(*made_of)``, once for their normalizers, unless their mean
+    squares are given, once for the layers.
     """
-    planes = planes_of(*made_of)
+    if mean_squares is None:
+        mean_squares = _mean_squares(planes_of(*made_of), num_momenta)
+        made_of = scalar_network.made_anew(made_of)
     weights = network.features[np.asarray(_plane_rows(num_momenta))]
-    weights = weights * _inverse_rms(_mean_squares(planes, num_momenta))[:, None]
-    planes = planes_of(*scalar_network.made_anew(made_of))
+    weights = weights * _inverse_rms(mean_squares)[:, None]
+    planes = planes_of(*made_of)
     # Direction and magnitude; the third output of the last layer is not used.
     direction, magnitude = scalar_network.mlp(
         hidden, planes, weights, network.layers, 2
