@@ -83,9 +83,10 @@ def infer(
         sizes only, one after the other.
       overrides: Role, or whole :class:`Scaling`, by path pattern. A role leaves fans
         and layout as they are inferred, except that ``"output"`` on an embedding is
-        read along its rows. ``"tied"`` is an embedding whose transpose gives the
-        logits: it has a readout's forward multiplier and does not start at zero. A dict
-        changes the fields of Scaling that it names.
+        read along its rows, and ``"input"`` on a matrix whose first axis grows says
+        that its axes come the other way round. ``"tied"`` is an embedding whose
+        transpose gives the logits: it has a readout's forward multiplier and does not
+        start at zero. A dict changes the fields of Scaling that it names.
 
     Returns:
       A tree of :class:`Scaling` with the structure of ``target``.
@@ -132,12 +133,7 @@ def infer(
         for name, shape in target_shapes.items()
     }
     whole = [name for name, said in given.items() if not isinstance(said, str)]
-    # In one of the two models sides may be equal by chance.
-    for shapes in (target_shapes, narrow_shapes):
-        doubts.check_layouts(
-            {n: dataclasses.replace(x, shape=shapes[n]) for n, x in scalings.items()},
-            whole,
-        )
+    doubts.check_layouts(scalings, narrow_shapes, target_shapes, whole)
     doubts.warn(scalings, given)
     return jax.tree.unflatten(jax.tree.structure(target), list(scalings.values()))
 
@@ -180,6 +176,14 @@ def _scaling(
     if layout != "in_out" and len(one) > 1 and not _is_output_side(name):
         whole["layout"] = layout
         one, one_narrow = (axes_lib.canonical(layout, x) for x in (one, one_narrow))
+    role = given.get("role") if isinstance(given, Mapping) else given
+    grown = [k for k, (a, b) in enumerate(zip(one_narrow, one, strict=True)) if a != b]
+    if role == "input" and len(one) == 2 and grown == [0] and not _is_output_side(name):
+        # Of an input weight the output side grows: its axes come the other way round.
+        whole["layout"] = (
+            "in_out" if layout in ("out_in", "kernel_out_in") else "out_in"
+        )
+        one, one_narrow = one[::-1], one_narrow[::-1]
     if isinstance(given, Scaling):
         scaling = given
         if given.layout != "in_out":

@@ -1,6 +1,7 @@
 """Paths and names of leaves, as μP compares them and messages call them."""
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -44,6 +45,20 @@ def cut(name: str) -> tuple[str, str]:
     name = name.removesuffix("/value")  # Boxed parameters add it.
     start = max(name.rfind("/"), name.rfind(".")) + 1
     return name[:start], name[start:]
+
+
+def keys_of(name: str) -> tuple[str, ...]:
+    """Keys of a leaf's path."""
+    parts = name.removesuffix("/value").replace(".", "/").split("/")
+    return tuple(part for part in parts if part)
+
+
+def natural(name: str) -> list[Any]:
+    """To sort paths by, with their numbers as numbers."""
+    return [
+        (0, int(part), "") if part.isdigit() else (1, 0, part)
+        for part in re.split(r"(\d+)", name)
+    ]
 
 
 def label(name: str) -> str:

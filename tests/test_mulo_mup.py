@@ -179,9 +179,15 @@ def test_an_override_changes_only_what_it_names():
         return mup.infer(narrow, target, overrides={"a": given}, **kwargs)["a"]
 
     assert override("hidden") == Scaling("hidden", 64, 64)
-    # One infinite axis in front: a readout, called an input weight.
-    narrow = {"a": shape(32, 64)}
-    assert override("input") == Scaling("input", 64, 64)
+    # The first axis grows, as in equinox's and torch's input weights.
+    narrow, target = {"a": shape(32, 48)}, {"a": shape(64, 48)}
+    assert override("input") == Scaling("input", 48, 64, layout="out_in")
+    assert override({"role": "input"}) == override("input")
+    flipped = {"a": "input"}
+    assert mup.infer(
+        {"a": shape(48, 32)}, {"a": shape(48, 64)}, overrides=flipped, layout="out_in"
+    )["a"] == Scaling("input", 48, 64)
+    narrow, target = {"a": shape(32, 64)}, {"a": shape(64, 64)}
     assert override("input", layout="out_in") == Scaling(
         "input", 64, 64, layout="out_in"
     )

@@ -35,6 +35,65 @@ def test_leaves_that_may_be_no_readouts_are_warned_of_with_what_to_write():
         mup.infer(narrow, target)
 
 
+def test_a_router_in_a_module_of_its_own_is_warned_of():
+    def model(width, router, readout="head"):
+        experts = {"up": shape(width, 4 * width), "down": shape(4 * width, width)}
+        return {
+            "block": {"moe": {router: {"kernel": shape(width, 8)}, "experts": experts}},
+            "norm": {"scale": shape(width)},
+            "embedder": {"embedding": shape(50, width)},
+        }
+
+    for router in ("router", "Dense_0"):
+        with pytest.warns(UserWarning, match=rf"'block/moe/{router}/kernel' \(16, 8\)"):
+            mup.infer(
+                model(8, router), model(16, router), overrides={"embedder/*": "input"}
+            )
+    # A model within another's tree, numbered or with a readout that is called so.
+    for names in (("Dense_0", "Dense_1", "Dense_2"), ("in", "mid", "head")):
+
+        def network(width, names=names):
+            sizes = (4, width), (width, width), (width, 3)
+            layers = {
+                n: {"kernel": shape(*s)} for n, s in zip(names, sizes, strict=True)
+            }
+            return {"net": {"inner": layers}, "gain": shape(width)}
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            mup.infer(network(8), network(16))
+
+
+@pytest.mark.parametrize("boxed", [False, True])
+def test_weights_without_a_bias_in_another_layout_are_warned_of(boxed):
+    def mlp(width):
+        sizes = ((width, 64), (width, width), (10, width))
+        return {"layers": {str(i): {"weight": box(*s)} for i, s in enumerate(sizes)}}
+
+    def language_model(width):
+        return {
+            "tokens": {"embedding": box(50, width)},
+            "mid": {"weight": box(width, width)},
+            "lm_head": {"weight": box(50, width)},
+        }
+
+    def box(*size):
+        return {"value": shape(*size)} if boxed else shape(*size)
+
+    for model, layout in (
+        (mlp, "out_in"),
+        (language_model, {"tokens/*": "in_out", "*": "out_in"}),
+    ):
+        with pytest.warns(UserWarning, match='in another order.*layout="out_in"'):
+            mup.infer(model(8), model(16))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            mup.infer(model(8), model(16), layout=layout)
+    # The other way round.
+    with pytest.warns(UserWarning, match=r'{"tokens/embedding.*": "in_out", "\*"'):
+        mup.infer(language_model(8), language_model(16), layout="out_in")
+
+
 def test_a_tied_embedding_has_the_multiplier_of_a_readout_and_does_not_start_at_zero():
     narrow, target = ({"embed": shape(50, w), "w": shape(w, w)} for w in (8, 16))
     with pytest.warns(UserWarning, match=r'overrides={"embed": "tied"}'):

@@ -179,6 +179,29 @@ def test_a_bias_in_a_box_is_still_a_bias():
     assert (scaling.role, scaling.fan_in) == ("input", 1)
 
 
+def test_the_layouts_that_a_bias_and_the_axes_that_grow_allow_are_listed():
+    def model(*last):
+        return lambda w: {
+            "mid": {"weight": shape(w, w)},
+            "rgb": {"weight": shape(*(w if n == "w" else n for n in last))},
+        }
+
+    def infer(last, layout):
+        narrow, target = model(*last)(8), model(*last)(16)
+        for tree in (narrow, target):
+            tree["rgb"]["bias"] = shape(3)
+        return mup.infer(narrow, target, layout={"rgb/*": layout})
+
+    # Transposed convolutions to three channels, torch's (in, out, 5, 5) and flax's.
+    with pytest.raises(ValueError, match="entries, which 'in_out_kernel' explains"):
+        infer(("w", 3, 5, 5), "out_in")
+    # In no other layout is it a side that grows.
+    with pytest.raises(ValueError, match="entries, which 'kernel_out_in' explains"):
+        infer((3, 3, 3, "w"), "in_out")
+    with pytest.raises(ValueError, match="which 'in_out' or 'kernel_out_in' explains"):
+        infer((5, 5, 3, 3), "out_in")
+
+
 def test_a_layout_that_only_the_narrow_model_tells_is_an_error():
     def torch(width):
         shapes = {"l0": (width, 64), "l1": (width, width), "l2": (10, width)}
@@ -188,7 +211,7 @@ def test_a_layout_that_only_the_narrow_model_tells_is_an_error():
         }
 
     # At width 64 the first layer is square: its bias fits either way.
-    with pytest.raises(ValueError, match=r"'l0/weight' of shape \(32, 64\).*out_in"):
+    with pytest.raises(ValueError, match=r"'l0/weight' of shape \(64, 64\).*out_in"):
         mup.infer(torch(32), torch(64))
 
 
