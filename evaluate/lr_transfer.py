@@ -7,8 +7,7 @@
 
 Trains every width at every learning rate and compares where the minima lie: passed when
 the best rates of all widths are within one grid step of each other. Where one lies at
-an end of the grid, the minimum may lie beyond: that is inconclusive, unless the best
-rates are further apart already. The sweep's own
+an end of the grid, the minimum may lie beyond: that is inconclusive. The sweep's own
 cells are used (:mod:`evaluate.engine`), so a stopped run goes on where it was.
 Optimizers of the standard parametrization train the task's ``sp-`` twin. Learned rules
 that leave the step size to the user (Celo2, ELO) are checked like the others.
@@ -94,9 +93,9 @@ class Transfer:
     @property
     def verdict(self) -> str:
         """``passed``, ``FAILED`` or ``inconclusive``."""
-        if self.moved > 1:  # Beyond the ends of the grid they are further apart still.
-            return "FAILED"
-        return "inconclusive" if self.on_edge else "passed"
+        if self.on_edge:
+            return "inconclusive"
+        return "FAILED" if self.moved > 1 else "passed"
 
     @property
     def beyond(self) -> str:

@@ -266,7 +266,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         _known(given.name)
     except ValueError as error:
-        parser.error(str(error))
+        print(f"mulo.fetch: {error}", file=sys.stderr)
+        return 2
     try:
         path = fetch(given.name, given.directory, url=given.url)
     except (ValueError, OSError) as error:

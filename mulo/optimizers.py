@@ -359,7 +359,8 @@ def _with_rule(optimizer, mup, theta, hyper):
     )
     if not belongs:
         raise ValueError(
-            f"theta is of another rule than {optimizer.name}: {rule}. {_name_of(rule)}"
+            f"theta is of another rule than {optimizer.name}, "
+            f"{type(rule).__name__}. {_name_of(rule)}"
         )
     return dataclasses.replace(theta, rule=dataclasses.replace(rule, **hyper))
 

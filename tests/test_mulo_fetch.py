@@ -213,10 +213,10 @@ def test_an_address_that_cannot_be_asked_for_is_one_line(cache, url, capsys):
 def test_an_unknown_name_is_refused_before_anything_is_read(tmp_path, capsys):
     with pytest.raises(ValueError, match="No public theta called 'typo'"):
         fetch.fetch("typo", tmp_path, url="file:///nonexistent")
-    with pytest.raises(SystemExit) as left:
-        fetch.main(["mulo_publik"])
-    assert left.value.code == 2
+    assert fetch.main(["mulo_publik"]) == 2
     said = capsys.readouterr().err
+    assert said.startswith("mulo.fetch: ")
+    assert said.count("\n") == 1
     assert "did you mean 'mulo_public'? Known: velo, celo, celo_adam, celo2" in said
     with pytest.raises(
         ValueError, match=r"did you mean 'celo2'\? .* mulo\.fetch NAME: v"

@@ -84,6 +84,13 @@ def test_tree_utilities_find_the_copies_of_the_parameters(name):
         assert jax.tree.structure(marked) == jax.tree.structure(state)
         # Without more trees, as well.
         optax.tree.map_params(tx, lambda x: x, state)
+        # All the stacks of SOAP or Shampoo are one thing that is no parameter.
+        optax.tree.map_params(
+            tx,
+            lambda x: x,
+            state,
+            transform_non_params=lambda x: jax.tree.map(jnp.zeros_like, x),
+        )
         return len(seen)
 
     plain = found(tx)
