@@ -10,15 +10,15 @@ import datetime
 import json
 import os
 import pathlib
-import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+
+from mulo import _provenance as provenance
 
 # One whole gradient estimate from a PRNG key; returns when the result is computed.
 Step = Callable[[jax.Array], Any]
@@ -122,10 +122,10 @@ def machine() -> dict[str, Any]:
     return {
         "jax": jax.__version__,
         "device": jax.devices()[0].device_kind,
-        "cpu": _cpu_model(),
+        "cpu": provenance.processor(),
         "cores": len(os.sched_getaffinity(0)),
         "load_1min": round(os.getloadavg()[0], 2),
-        "commit": _commit(),
+        "commit": provenance.git_commit(changes=True),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 
@@ -142,29 +142,3 @@ def print_line(fields: Mapping[str, Any]) -> None:
 def say(message: str) -> None:
     """Tell the person at the terminal, away from the JSON on standard output."""
     print(message, file=sys.stderr, flush=True)
-
-
-def _cpu_model() -> str:
-    """The processor's name from the kernel, else what Python knows of it."""
-    try:
-        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:  # Not Linux.
-        pass
-    return platform.processor() or platform.machine()
-
-
-def _commit() -> str | None:
-    """Short hash of the checkout, "+dirty" with local changes; None without git."""
-    try:
-        answer = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+dirty", "--abbrev=12"],
-            cwd=_REPOSITORY,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return answer.stdout.strip()

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluate import files
+from mulo import _files as files
 
 # Raise when a change of the code makes earlier results incomparable.
 SCHEMA = 2
@@ -124,7 +124,7 @@ def write(folder: pathlib.Path, result: CellResult) -> pathlib.Path:
         arrays["activation_changes"] = np.asarray(changes, np.float32)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **arrays)
-    return files.write_bytes(result.cell.path(folder), buffer.getvalue())
+    return files.write(result.cell.path(folder), buffer.getvalue())
 
 
 def read(

@@ -25,13 +25,13 @@ from absl import flags
 
 from evaluate import (
     comparisons,
-    files,
-    hints,
     matrices,
     outcomes,
     summary,
     tables,
 )
+from mulo import _files as files
+from mulo import _hints as hints
 from tasks import command
 
 _LINE = flags.DEFINE_string("line", None, "Only this line of A.")
@@ -169,7 +169,7 @@ def main(paths: Sequence[str]) -> int:
     if _WORKDIR.value:
         path = pathlib.Path(_WORKDIR.value) / "compare.json"
         values = summary.plain([dataclasses.asdict(each) for each in found])
-        files.write_text(path, json.dumps(values, indent=1) + "\n")
+        files.write(path, json.dumps(values, indent=1) + "\n")
     worse = [each for each in found if each.win_rate.high < 0.5 or _all_lost(each)]
     for each in worse:
         print(f"B loses to A in {each.other}.")

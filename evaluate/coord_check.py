@@ -19,10 +19,10 @@ import mulo
 from evaluate import (
     coord_report,
     coordinates,
-    files,
     optimizers,
     random_thetas,
 )
+from mulo import _files as files
 from tasks import command
 
 _TASK = flags.DEFINE_string("task", "mlp-d3-digits", "Without width or depth.")
@@ -64,8 +64,8 @@ def main() -> int:
     print(coord_report.describe(result))
     if workdir is not None:
         plot = workdir / "coord_check.png"
-        files.write_bytes(plot, coord_report.png(result))
-        files.write_text(plot.with_suffix(".json"), result.to_json())
+        files.write(plot, coord_report.png(result))
+        files.write(plot.with_suffix(".json"), result.to_json())
         print(f"plot: {plot}")
     return 1 if result.growing else 0
 

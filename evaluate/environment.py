@@ -2,11 +2,12 @@
 
 import importlib.metadata
 import os
-import pathlib
 import platform
 from typing import Any
 
 import jax
+
+from mulo import _provenance as provenance
 
 _PACKAGES = ("jax", "jaxlib", "optax", "flax", "numpy", "scipy", "matplotlib")
 
@@ -17,17 +18,7 @@ def describe() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
         "platform": platform.platform(),
-        "processor": _processor(),
+        "processor": provenance.processor(),
         "cpu_cores": os.cpu_count(),
         "devices": [f"{d.platform}: {d.device_kind}" for d in jax.devices()],
     }
-
-
-def _processor() -> str:
-    try:
-        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-        return next(
-            line.split(":")[1] for line in lines if "model name" in line
-        ).strip()
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

@@ -7,7 +7,8 @@ import pathlib
 from collections.abc import Sequence
 
 from evaluate import cells as cells_lib
-from evaluate import files, plan
+from evaluate import plan
+from mulo import _files as files
 
 _FOLDER = "failures"
 
@@ -47,7 +48,7 @@ def write(folder: pathlib.Path, failure: Failure) -> pathlib.Path:
     """Record a failure beside the folder of cells."""
     path = folder.parent / _FOLDER / f"{failure.digest}.json"
     text = json.dumps(dataclasses.asdict(failure), indent=1)
-    return files.write_text(path, text + "\n")
+    return files.write(path, text + "\n")
 
 
 def clear(folder: pathlib.Path, failure: Failure) -> None:

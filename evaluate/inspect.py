@@ -16,7 +16,8 @@ import pathlib
 
 from absl import flags
 
-from evaluate import files, inspection, inspection_report, optimizers, style
+from evaluate import inspection, inspection_report, optimizers, style
+from mulo import _files as files
 from tasks import command
 
 _THETA = flags.DEFINE_string("theta", None, "Name, path or hf://…; or random.")
@@ -39,8 +40,8 @@ def main() -> int:
     if workdir is None:
         return 0
     fig = inspection_report.draw(found, title)
-    plot = files.write_bytes(workdir / "inspect.png", style.png(fig))
-    files.write_text(workdir / "inspect.svg", style.svg(fig, "inspect"))
+    plot = files.write(workdir / "inspect.png", style.png(fig))
+    files.write(workdir / "inspect.svg", style.svg(fig, "inspect"))
     about = {
         "optimizer": name,
         "theta": _THETA.value,
@@ -49,7 +50,7 @@ def main() -> int:
         "num_steps": _STEPS.value,
     }
     text = json.dumps(inspection_report.values(found, **about), indent=1)
-    files.write_text(workdir / "inspect.json", text + "\n")
+    files.write(workdir / "inspect.json", text + "\n")
     print(f"plot: {plot}")
     return 0
 

@@ -35,13 +35,13 @@ from evaluate import (
     contenders,
     coord_report,
     engine,
-    files,
     optimizers,
     plan,
     schedules,
     style,
     tables,
 )
+from mulo import _files as files
 from tasks import command
 
 _TASK = flags.DEFINE_string("task", "mlp-d3-digits", "μP template without a width.")
@@ -290,9 +290,7 @@ def main() -> int:
     if _SCHEDULE.value != "constant":
         title += f", {_SCHEDULE.value}"
     text = describe(transfer, f"{title}, {_STEPS.value} steps: final training loss")
-    plot = files.write_bytes(
-        workdir / "lr_transfer.png", style.png(draw(transfer, title))
-    )
+    plot = files.write(workdir / "lr_transfer.png", style.png(draw(transfer, title)))
     values = {
         "title": title,
         "widths": transfer.widths,
@@ -306,7 +304,7 @@ def main() -> int:
         "verdict": transfer.verdict,
         "passed": transfer.verdict == "passed",
     }
-    files.write_text(workdir / "lr_transfer.json", json.dumps(values, indent=1) + "\n")
+    files.write(workdir / "lr_transfer.json", json.dumps(values, indent=1) + "\n")
     print(text)
     print(f"plot: {plot}")
     return _EXIT_STATUS[transfer.verdict]

@@ -19,7 +19,8 @@ import numpy as np
 import optax
 
 import mulo
-from evaluate import hints, null_models, rates, schedules
+from evaluate import null_models, rates, schedules
+from mulo import _hints as hints
 
 Hyper = Mapping[str, float]
 

@@ -4,7 +4,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from evaluate import entries, figures, files, page, plots, style
+from evaluate import entries, figures, page, plots, style
+from mulo import _files as files
 
 
 def write(
@@ -27,8 +28,8 @@ def write(
     for chart in made:
         base = workdir / "plots" / chart.name
         drawn = plots.draw(chart)
-        files.write_bytes(base.with_suffix(".png"), style.png(drawn))
-        files.write_text(base.with_suffix(".svg"), style.svg(drawn, chart.name))
-        files.write_text(base.with_suffix(".csv"), chart.csv())
+        files.write(base.with_suffix(".png"), style.png(drawn))
+        files.write(base.with_suffix(".svg"), style.svg(drawn, chart.name))
+        files.write(base.with_suffix(".csv"), chart.csv())
     text = page.page(study, values, made, figures.looks_of(study, values))
-    return files.write_text(workdir / "report.html", text)
+    return files.write(workdir / "report.html", text)

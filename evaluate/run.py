@@ -15,7 +15,6 @@ from evaluate import (
     entries,
     environment,
     failures,
-    files,
     plan,
     reference,
     report,
@@ -23,6 +22,7 @@ from evaluate import (
     tables,
 )
 from evaluate import cells as cells_lib
+from mulo import _files as files
 
 
 def run(
@@ -71,7 +71,7 @@ def run(
     for line in _changes(workdir / "config.json", config_json):
         print(line)
     # Says so now, not after an hour, when the workdir cannot be written.
-    files.write_text(workdir / "config.json", config_json + "\n")
+    files.write(workdir / "config.json", config_json + "\n")
     outcome = engine.run(settings, units, mine, folder)
     print(f"{outcome.num_cells_run} cells run.")
     for failure in outcome.failures:
@@ -118,10 +118,10 @@ def run(
     values |= reference.speedups(study, curves)
     values["warnings"] += reference.warnings(study, curves)
     table = tables.results(readings)
-    files.write_bytes(workdir / "results.csv", tables.csv(table))
-    files.write_bytes(workdir / "results.parquet", tables.parquet(table))
+    files.write(workdir / "results.csv", tables.csv(table))
+    files.write(workdir / "results.parquet", tables.parquet(table))
     text = json.dumps(values, indent=1, allow_nan=False, ensure_ascii=False)
-    files.write_text(workdir / "summary.json", text + "\n")
+    files.write(workdir / "summary.json", text + "\n")
     path = report.write(workdir, study, values)
     print(tables.format_table(tables.entries(values), rule=True))
     print(*values["verdict"], sep="\n")

@@ -18,7 +18,7 @@ from collections.abc import Callable
 import jax
 import optax
 
-from evaluate import hints
+from mulo import _hints as hints
 
 Factor = Callable[[jax.typing.ArrayLike], jax.typing.ArrayLike]
 

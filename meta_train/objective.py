@@ -14,7 +14,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from tasks import names
+from mulo import _hints as hints
 
 WEIGHTS = ("mean", "late", "last")
 TRANSFORMS = ("none", "log")
@@ -54,7 +54,7 @@ class ObjectiveConfig:
             if value not in known:
                 raise ValueError(
                     f"objective.{field} must be one of {list(known)}, got {value!r}."
-                    f"{names.nearest(str(value), known)}"
+                    f"{hints.question(str(value), known)}"
                 )
         if not 0.0 <= self.power < math.inf:
             raise ValueError(

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import tqdm
 
 from meta_train import workdir as workdir_lib
+from mulo import _files as files
 
 
 def labels(named: Sequence[tuple[str, int]]) -> list[str]:
@@ -44,7 +45,7 @@ class MetricsLog:
                 for line in path.read_text().splitlines()
                 if (step := _step_of(line)) is not None and step <= first_step
             ]
-            workdir_lib.write_text(path, "".join(f"{line}\n" for line in kept))
+            files.write(path, "".join(f"{line}\n" for line in kept))
         self._path = path
         self._file = path.open("ab", buffering=0)
 

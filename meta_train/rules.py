@@ -7,13 +7,13 @@ to train another rule, and what a config file prefers for one is not passed to a
 """
 
 import dataclasses
-import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ml_collections import config_dict
 
 import mulo
+from mulo import _hints as hints
 
 DEFAULT = "small_fc"  # Also the rule of runs whose config names none, the oldest.
 
@@ -76,7 +76,7 @@ def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
         if name not in names():
             raise ValueError(
                 f"rule.name must be a rule with something to learn, got {name!r}"
-                f"{_nearest(name, names())} Known: {', '.join(names())}."
+                f"{hints.nearest(name, names())} Known: {', '.join(names())}."
             )
     for name, settings in defaults.items():
         _check(f"rule_defaults.{name}", name, settings)
@@ -116,12 +116,7 @@ def _check(where: str, name: str, given: Iterable[str]) -> None:
         if key not in known:
             fixed = key in mulo.optimizers.info(name).fixed
             raise ValueError(
-                f"{where}: {name} has no setting {key!r}{_nearest(key, known)}"
+                f"{where}: {name} has no setting {key!r}{hints.nearest(key, known)}"
                 f"{' It belongs to the name.' if fixed else ''} It takes: "
                 f"{', '.join(known)}."
             )
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else "."

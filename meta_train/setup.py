@@ -4,7 +4,6 @@ import dataclasses
 import os
 import pathlib
 import platform
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -25,6 +24,7 @@ from meta_train import (
     unroll,
 )
 from meta_train import workdir as workdir_lib
+from mulo import _provenance as provenance
 from tasks import augmentation, suites, tfds_sets
 
 
@@ -268,7 +268,7 @@ def card(config: Mapping[str, Any]) -> dict[str, Any]:
         "hardware": f"{len(devices)} x {devices[0].device_kind}, "
         f"{os.cpu_count()} CPUs, {platform.machine()}",
         "jax": jax.__version__,
-        "git_commit": git_commit(),
+        "git_commit": provenance.git_commit(changes=True) or "",
         "started": time.strftime("%Y-%m-%d", time.gmtime()),
     }
 
@@ -288,22 +288,6 @@ def continued(card: Mapping[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
     commits = [*earlier.get("resumed_by", ()), card["git_commit"]]
     others = [c for c in dict.fromkeys(commits) if c != began.get("git_commit")]
     return {**card, **began, **({"resumed_by": others} if others else {})}
-
-
-def git_commit() -> str:
-    """Commit of this checkout, with "+" if it has changes; empty outside of git."""
-    here = pathlib.Path(__file__).parent
-
-    def git(*args):
-        done = subprocess.run(
-            ["git", *args], cwd=here, capture_output=True, text=True, check=True
-        )
-        return done.stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return ""
 
 
 def run_config(config: Mapping[str, Any]) -> loop.RunConfig:

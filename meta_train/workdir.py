@@ -12,7 +12,6 @@ import os
 import pathlib
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -20,6 +19,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from meta_train import objective, probes, rules
+from mulo import _files as files
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
@@ -47,28 +47,6 @@ _ADDED: Mapping[str, Any] = {
 }
 
 
-def write_text(path: pathlib.Path, text: str) -> None:
-    """Write a file so that readers see the old or the new text, never a part.
-
-    Raises:
-      OSError: If the folder cannot be written or the disk is full; names the file.
-    """
-    temporary = ""
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        if temporary:
-            pathlib.Path(temporary).unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno:  # A full disk's names no file.
-            error.filename = str(path)
-        raise
-
-
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested mapping → ``{"a.b": value}``, lists kept whole."""
     flat = {}
@@ -94,7 +72,7 @@ def claim(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
     path = workdir / CONFIG
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
     if not path.exists():
-        write_text(path, text)
+        files.write(path, text)
         return
     try:
         there = json.loads(path.read_text())
@@ -128,7 +106,7 @@ def claim(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
             f"run.meta_steps must be at least {done}, the meta-steps that {workdir} "
             f"has done, got {new['run.meta_steps']}."
         )
-    write_text(path, text)
+    files.write(path, text)
     lines = [f"{k} {_show(old, k)} → {_show(new, k)}" for k in changed]
     print(f"{workdir} goes on with {', '.join(lines)}.", file=sys.stderr)
 

@@ -7,18 +7,18 @@ in), for the others theta's own paths, such as ``rnn_params/rnn/w``.
 """
 
 import dataclasses
-import difflib
 import json
 import math
 import reprlib
-import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from mulo import _hints as hints
+from mulo import _provenance as provenance
 from mulo import _rule_inputs as inputs
 
 DECAYS = ("momentum_decays", "rms_decays", "adafactor_decays")
@@ -107,7 +107,7 @@ def build(rule: Any, extra: Mapping[str, Any] | None) -> dict[str, Any]:
         ),
         "factored_dims": FACTORED_DIMS,
         "license": None,
-        "git_commit": _git_commit(),
+        "git_commit": provenance.git_commit(),
     }
     for key, value in (extra or {}).items():
         if key in RESERVED:
@@ -159,7 +159,7 @@ def rule_of(card: Mapping[str, Any], where: str) -> Any:
         if key not in fields:
             raise ValueError(
                 f"{where}: {card['architecture']} has no setting {key!r}"
-                f"{nearest(key, fields)} It has: {', '.join(fields)}."
+                f"{hints.nearest(key, fields)} It has: {', '.join(fields)}."
             )
     for key in fields:
         if key not in config and key not in getattr(cls, "LATER_FIELDS", ()):
@@ -217,7 +217,7 @@ def from_tensors(
         if name not in shapes:
             raise ValueError(
                 f"{where} holds a tensor {name!r} that {rule} does not have"
-                f"{nearest(name, shapes)}"
+                f"{hints.nearest(name, shapes)}"
             )
     for name, shape in shapes.items():
         if name not in tensors:
@@ -290,12 +290,6 @@ def dump(card: Mapping[str, Any]) -> bytes:
     return (json.dumps(card, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x'?"`` or, when nothing is close, a full stop."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else "."
-
-
 def _is_small_fc(rule: Any) -> bool:
     return isinstance(rule, architectures()["SmallFC"])
 
@@ -328,25 +322,7 @@ def _known_architecture(name: str, where: str = "mulo.save") -> Any:
     known = architectures()
     if not isinstance(name, str) or name not in known:
         raise ValueError(
-            f"{where}: unknown architecture {name!r}{nearest(str(name), known)} "
+            f"{where}: unknown architecture {name!r}{hints.nearest(str(name), known)} "
             f"Known: {', '.join(known)}."
         )
     return known[name]
-
-
-def _git_commit() -> str | None:
-    # Only of mulo's own checkout: a wheel inside somebody's repository has none.
-    root = Path(__file__).resolve().parent.parent
-    if not (root / ".git").exists():
-        return None
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(root), "rev-parse", "HEAD"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None

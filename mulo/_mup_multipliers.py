@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import optax
 
+from mulo import _hints as hints
 from mulo import _mup_trees as trees
 from mulo import _numbers as numbers
 from mulo._mup_scaling import Scaling
@@ -108,7 +109,7 @@ def update_multipliers(
     if optimizer not in OPTIMIZERS:
         raise ValueError(
             f"No μP rule for optimizer {optimizer!r}"
-            f"{trees.nearest(optimizer, OPTIMIZERS)} Known: {', '.join(OPTIMIZERS)}."
+            f"{hints.nearest(optimizer, OPTIMIZERS)} Known: {', '.join(OPTIMIZERS)}."
         )
     numbers.check_base_width(base_width)
     if block_size is not None and optimizer not in ("shampoo", "soap"):

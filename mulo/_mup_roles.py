@@ -290,7 +290,7 @@ def _infer_leaf(
 
 
 def _is_output_side(name: str) -> bool:
-    return trees.own_name(name) in _OUTPUT_SIDE_NAMES
+    return trees.cut(name)[1] in _OUTPUT_SIDE_NAMES
 
 
 def _projects_to_heads(name: str, shape: tuple[int, ...]) -> bool:

@@ -5,6 +5,7 @@ import fnmatch
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
+from mulo import _hints as hints
 from mulo import _mup_trees as trees
 from mulo import _numbers as numbers
 from mulo._mup_axes import Layout
@@ -37,7 +38,7 @@ def overrides_of(
                 if field not in fields:
                     raise ValueError(
                         f"overrides[{pattern!r}] names {field!r}, which is no field of "
-                        f"a Scaling{trees.nearest(field, fields)} It has: "
+                        f"a Scaling{hints.nearest(field, fields)} It has: "
                         f"{', '.join(fields)}."
                     )
         elif not isinstance(role, Scaling) and role not in (*ROLES, "tied"):
@@ -78,7 +79,7 @@ def _matched(what: str, pattern: str, names: list[str]) -> list[str]:
     matched = fnmatch.filter(names, pattern)
     if not matched:
         raise ValueError(
-            f"{what} {pattern!r} matches no leaf{trees.nearest(pattern, names)} "
+            f"{what} {pattern!r} matches no leaf{hints.nearest(pattern, names)} "
             f"Leaves: {', '.join(names)}."
         )
     return matched

@@ -1,8 +1,6 @@
 """Paths and names of leaves, as μP compares them and messages call them."""
 
-import difflib
 import re
-from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -34,12 +32,6 @@ def shape_of(leaf: Any) -> tuple[int, ...]:
     return tuple(leaf.shape) if hasattr(leaf, "shape") else np.shape(leaf)
 
 
-def own_name(name: str) -> str:
-    """The last part of a leaf's path."""
-    # Boxed parameters (flax partitioning, nnx) add a "value" of their own to the path.
-    return name.removesuffix("/value").rpartition("/")[2]
-
-
 def cut(name: str) -> tuple[str, str]:
     """Path of a leaf's module, with what separates it, and the leaf's own name."""
     name = name.removesuffix("/value")  # Boxed parameters add it.
@@ -63,10 +55,3 @@ def natural(name: str) -> list[Any]:
 
 def label(name: str) -> str:
     return f"Leaf {name!r}" if name else "The only leaf"
-
-
-def nearest(name: Any, known: Iterable[str]) -> str:
-    if not isinstance(name, str):
-        return "."
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else "."

@@ -13,6 +13,7 @@ import optax
 
 from mulo import _numbers as numbers
 from mulo import mup as mup_lib
+from mulo._mup_trees import named_leaves as named_leaves
 
 # Sizes up to these are compared leaf by leaf, however few arrays there are.
 _MANY_LAYERS = 100
@@ -122,14 +123,6 @@ def check_extent(rule: Any, have: Mapping[str, tuple[int, ...]]) -> None:
                 f"{field.name} of {type(rule).__name__} is {value}, and theta {most}: "
                 "they do not belong together."
             )
-
-
-def named_leaves(tree: Any) -> list[tuple[str, Any]]:
-    """Leaves with their paths, ``"a/b"``."""
-    return [
-        (jax.tree_util.keystr(path, simple=True, separator="/"), leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    ]
 
 
 def shapes(tree: Any) -> dict[str, tuple[int, ...]]:

@@ -20,8 +20,9 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from mulo import _atomic_files as atomic_files
 from mulo import _cards
+from mulo import _files as files
+from mulo import _hints as hints
 from mulo import _legacy_thetas as _legacy
 from mulo import _pylo_thetas as _pylo
 from mulo._pretrained import Pretrained as Pretrained
@@ -71,12 +72,12 @@ def save(
     previous = _card_in_use(directory)
     if previous is not None:
         both = _cards.dump({**new, "previous": previous})
-        atomic_files.write(directory / CARD_NAME, both)
+        files.write(directory / CARD_NAME, both)
     else:
-        atomic_files.write(directory / CARD_NAME, _cards.dump(new))
-    atomic_files.write(directory / MODEL_NAME, model)
+        files.write(directory / CARD_NAME, _cards.dump(new))
+    files.write(directory / MODEL_NAME, model)
     if previous is not None:
-        atomic_files.write(directory / CARD_NAME, _cards.dump(new))
+        files.write(directory / CARD_NAME, _cards.dump(new))
     return directory
 
 
@@ -150,7 +151,7 @@ def load(
         return _load_directory(path.parent, given)
     raise ValueError(
         f"No theta called {given!r}, and no such file or directory"
-        f"{_cards.nearest(given, [*names, *fetch.SOURCES])} Released: "
+        f"{hints.nearest(given, [*names, *fetch.SOURCES])} Released: "
         f"{', '.join(names) or 'none'}. Public, after python -m mulo.fetch NAME: "
         f"{', '.join(fetch.SOURCES)}."
     )

@@ -21,8 +21,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mulo import _atomic_files as atomic_files
-from mulo import _cards, _legacy_thetas, _pylo_thetas
+from mulo import _files as files
+from mulo import _hints as hints
+from mulo import _legacy_thetas, _pylo_thetas
 from mulo import _theta_files as theta_files
 from mulo._celo2 import Celo2
 
@@ -192,7 +193,7 @@ def fetch(
     contents = _contents(name, url or SOURCES[name].url)
     where.mkdir(parents=True, exist_ok=True)
     for each, (_, content) in contents.items():
-        atomic_files.write(where / each, content)
+        files.write(where / each, content)
     record = {
         "name": name,
         "theta": SOURCES[name].file_name,
@@ -204,7 +205,7 @@ def fetch(
     }
     # Last: a file without a record was not fetched whole.
     described = (json.dumps(record, indent=2) + "\n").encode()
-    atomic_files.write(where / RECORD_NAME, described)
+    files.write(where / RECORD_NAME, described)
     return where / SOURCES[name].file_name
 
 
@@ -288,7 +289,7 @@ def _known(name: str) -> str:
     if not isinstance(name, str) or name not in SOURCES:
         raise ValueError(
             f"No public theta called {name!r} to fetch"
-            f"{_cards.nearest(str(name), SOURCES)} Known: {', '.join(SOURCES)}."
+            f"{hints.nearest(name, SOURCES)} Known: {', '.join(SOURCES)}."
         )
     return name
 

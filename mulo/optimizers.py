@@ -9,15 +9,15 @@ hyper-parameters it takes.
 """
 
 import dataclasses
-import difflib
 import inspect
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import jax
 import optax
 
+from mulo import _hints as hints
 from mulo import _optax_rules as rules
 from mulo import _rule_inputs as inputs
 from mulo import _theta_files as theta_files
@@ -285,7 +285,7 @@ def get(
             fixed = " It belongs to the name." if key in optimizer.fixed else ""
             raise ValueError(
                 f"{name} has no hyper-parameter {key!r}"
-                f"{_nearest(key, optimizer.hyper)}{fixed} It takes: "
+                f"{hints.nearest(key, optimizer.hyper)}{fixed} It takes: "
                 f"{', '.join(optimizer.hyper)}."
             )
     if not optimizer.learned:
@@ -386,11 +386,4 @@ def _meant(name: Any) -> str:
                 "; released thetas are what mulo.load is for: "
                 f"mulo.load({theta!r}).transform(mup=scalings, num_steps=10_000)."
             )
-    return _nearest(name, _BY_NAME)
-
-
-def _nearest(name: Any, known: Iterable[str]) -> str:
-    if not isinstance(name, str):
-        return "."
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else "."
+    return hints.nearest(name, _BY_NAME)

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 
+from mulo import _hints as hints
 from tasks import names
 
 Activation = Callable[[jax.Array], jax.Array]
@@ -31,7 +32,7 @@ def get(activation: str | Activation) -> Activation:
     if activation not in _FUNCTIONS:
         raise ValueError(
             f"activation must be one of {list(_FUNCTIONS)}, got {activation!r}."
-            f"{names.nearest(activation, _FUNCTIONS)}"
+            f"{hints.question(activation, _FUNCTIONS)}"
         )
     return _FUNCTIONS[activation]
 

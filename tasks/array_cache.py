@@ -11,7 +11,6 @@ The root is ``$MULO_CACHE_DIR``; without it ``<data dir>/mulo_cache``, or
 ``~/.cache/mulo`` where that cannot be written.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import json
@@ -19,12 +18,13 @@ import logging
 import os
 import pathlib
 import shutil
-import tempfile
 import zlib
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from typing import IO, Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
+
+from mulo import _files as files
 
 FORMAT = 2  # Raised when the files' meaning changes: older folders are rebuilt.
 _META = "meta.json"
@@ -147,7 +147,7 @@ def write_array(
             "shape": (count, *shape[1:]),
         }
 
-    with _replacing(path) as file:
+    with files.replacing(path) as file:
         np.lib.format.write_array_header_1_0(file, header(shape[0] or 0))
         start, count = file.tell(), 0
         for chunk in chunks:
@@ -197,16 +197,16 @@ def write_meta(
       splits: Names of the arrays of each split that is written.
       facts: What else is to be known of the set; goes into JSON.
     """
-    files = [folder / f"{s}.{k}.npy" for s, keys in splits.items() for k in keys]
+    arrays = [folder / f"{s}.{k}.npy" for s, keys in splits.items() for k in keys]
     meta = {
         "format": FORMAT,
         "name": name,
         "facts": facts,
         "files": {
-            f.name: {"bytes": f.stat().st_size, "crc32": _checksum(f)} for f in files
+            f.name: {"bytes": f.stat().st_size, "crc32": _checksum(f)} for f in arrays
         },
     }
-    with _replacing(folder / _META) as file:
+    with files.replacing(folder / _META) as file:
         file.write(json.dumps(meta, indent=1).encode())
 
 
@@ -283,22 +283,3 @@ def _writable(root: pathlib.Path) -> bool:
         return False
     # A folder without any write bit is meant to stay as it is, even for root.
     return bool(existing.stat().st_mode & 0o222) and os.access(existing, os.W_OK)
-
-
-@contextlib.contextmanager
-def _replacing(path: pathlib.Path) -> Generator[IO[bytes], None, None]:
-    """Open a temporary neighbour for writing; rename it to ``path`` on success."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:  # A full disk's error names no file.
-        if error.errno is not None:  # Else its message would be lost.
-            error.filename = error.filename or str(path)
-        raise
-    finally:
-        pathlib.Path(temporary).unlink(missing_ok=True)

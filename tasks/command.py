@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
 
-from tasks import data_names, overrides
+from mulo import _hints as hints
+from tasks import overrides
 
 _QUIET = frozenset({"orbax", "tensorflow_datasets"})
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -88,7 +89,7 @@ def _check_config(argv: Sequence[str]) -> None:
     if not given or path.is_file():
         return
     known = sorted(p.stem for p in path.parent.glob("*.py") if p.stem != "base")
-    hint = data_names.nearest(path.stem, known)
+    hint = hints.question(path.stem, known)
     raise ValueError(
         f"there is no configuration {path}.{hint} "
         f"In {path.parent}: {', '.join(known) or 'nothing'}."

@@ -23,9 +23,7 @@ of both::
 """
 
 import dataclasses
-import difflib
 import re
-from collections.abc import Iterable
 from typing import Any, Literal
 
 Modality = Literal["images", "text"]
@@ -45,12 +43,6 @@ _FIRST = re.compile(r"first=(\d+)", re.ASCII)
 _PIECES = re.compile(r"sp(\d+)k=(.+)", re.ASCII | re.DOTALL)
 _IMAGE_OPTIONS = "':HxW', ':gray', ':crop<pixels>', ':flip', ':velodrome'"
 _TEXT_OPTIONS = "':sp<thousands>k=<model file>' (last)"
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return ``" Did you mean 'x'?"``, or nothing where no known name is near."""
-    matches = difflib.get_close_matches(name, list(known), n=1)
-    return f" Did you mean {matches[0]!r}?" if matches else ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
+from mulo import _hints as hints
 from tasks import data_names
-from tasks.data_names import nearest as nearest
 
 ACTIVATIONS = ("relu", "tanh", "gelu", "silu", "elu", "sigmoid")
 
@@ -132,7 +132,7 @@ class TaskName:
         if self.kind not in KINDS:
             raise ValueError(
                 f"task kind must be one of {list(KINDS)}, got {self.kind!r}."
-                f"{nearest(self.kind, KINDS)}"
+                f"{hints.question(self.kind, KINDS)}"
             )
         for field in ("width", "depth"):
             value = getattr(self, field)
@@ -200,7 +200,7 @@ def parse(name: str) -> TaskName:
     kind = name.removeprefix("sp-").split("-")[0]
     if match is None or kind not in KINDS or _SIZE.fullmatch(match["rest"].rstrip("-")):
         hint = "" if kind in KINDS else f" Known kinds: {list(KINDS)}."
-        hint += nearest(kind, KINDS) if kind not in KINDS else ""
+        hint += hints.question(kind, KINDS) if kind not in KINDS else ""
         raise ValueError(f"a task name must read {_FORM}, got {name!r}.{hint}")
     options, data = _split_options(kind, match["rest"], name)
     return TaskName(
@@ -249,7 +249,7 @@ def _split_options(kind: str, rest: str, name: str) -> tuple[dict[str, Any], str
             forms = [OPTIONS[field].form for field in known]
             raise ValueError(
                 f"options of {kind!r} must be among {forms}, got {token!r} in {name!r}."
-                f"{nearest(token, '|'.join(forms).split('|'))}"
+                f"{hints.question(token, '|'.join(forms).split('|'))}"
             )
         if field in options:
             raise ValueError(f"option {token!r} is given twice in {name!r}.")

@@ -5,13 +5,14 @@ tuples pass whatever they are.
 """
 
 import ast
-import difflib
 import importlib.util
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import ml_collections
+
+from mulo import _hints as hints
 
 _OVERRIDE = re.compile(r"--?config\.([^=]+)(?:=(.*))?", re.DOTALL)
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number"}
@@ -89,15 +90,15 @@ def _unknown(
     unknown: str,
     key: str,
 ) -> str:
-    close = difflib.get_close_matches(unknown, list(node), n=1)
     rest = key.split(".")[len(done) + 1 :]
-    near = [".".join((*done, name, *rest)) for name in close]
+    name = hints.near(unknown, node, alike=0.6)
+    near = [".".join((*done, name, *rest))] if name else []
     near = [full for full in near if not _wrong_key(config, full)]
     if not near:  # One that was left out of its section.
         last = key.rpartition(".")[2]
         known = {full: full.rpartition(".")[2] for full in _leaves(config)}
-        close = difflib.get_close_matches(last, list(known.values()), n=1, cutoff=0.8)
-        near = [full for full, name in known.items() if name in close]
+        close = hints.near(last, known.values(), alike=0.8)
+        near = [full for full, name in known.items() if name == close]
     if near:
         return f"there is no config.{key}; did you mean config.{near[0]}?"
     where = ".".join(("config", *done))

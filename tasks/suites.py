@@ -18,6 +18,7 @@ import dataclasses
 import logging
 import os
 
+from mulo import _hints as hints
 from tasks import data, names
 
 FAST_VELO = ("mnist", "fashion_mnist", "cifar10", "svhn_cropped")
@@ -48,7 +49,7 @@ def expand(
     if suite not in _SUITES:
         raise ValueError(
             f"a suite must be one of {list(_SUITES)}, with or without sp- in front, "
-            f"got {name!r}.{names.nearest(suite, _SUITES)}"
+            f"got {name!r}.{hints.question(suite, _SUITES)}"
         )
     if suite == "fast_velo" and not check_data:
         return [_fast_velo_task(source, suite != name) for source in FAST_VELO]

@@ -9,6 +9,7 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from mulo import _hints as hints
 from tasks import data_names
 
 _INSTALL = "pip install 'mulo[data]'"
@@ -51,7 +52,7 @@ def builder(source: str, folder: pathlib.Path, modality: data_names.Modality) ->
         import tensorflow_datasets as tfds  # and belong to the extra `data`.
         from google.protobuf import json_format  # tfds's own dependency.
     except ImportError as error:
-        hint = data_names.nearest(source, near)
+        hint = hints.question(source, near)
         kind = ValueError if hint else DataMissing
         raise kind(
             f"data set {source!r} is not one of the embedded {list(embedded)}"
@@ -70,7 +71,7 @@ def builder(source: str, folder: pathlib.Path, modality: data_names.Modality) ->
         found = tfds.builder(source, data_dir=folder)
     except tfds.core.DatasetNotFoundError as error:
         known = tfds.list_builders(with_community_datasets=False)
-        hint = data_names.nearest(source, [*near, *known])
+        hint = hints.question(source, [*near, *known])
         raise ValueError(
             f"data set must be one of the embedded {list(embedded)} or a set of "
             f"tensorflow-datasets, got {source!r}.{hint}"

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import sweep_parts
 
-from evaluate import cells, files
+from evaluate import cells
+from mulo import _files as files
 
 PROGRAM = cells.Program(
     task="mlp-w8-d1-synthetic:4x4x1:3",
@@ -192,13 +193,13 @@ def test_a_write_that_fails_keeps_the_old_file_and_leaves_nothing(
     tmp_path, monkeypatch
 ):
     path = tmp_path / "x.json"
-    files.write_text(path, "old")
+    files.write(path, "old")
 
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(OSError, match=r"No space left on device: '.*x\.json'"):
-        files.write_text(path, "new")
+        files.write(path, "new")
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["x.json"]

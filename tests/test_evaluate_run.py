@@ -6,7 +6,8 @@ import polars
 import pytest
 import sweep_parts
 
-from evaluate import files, report, run, tables, training
+from evaluate import report, run, tables, training
+from mulo import _files as files
 
 GRID = (0.1, 1.0)
 
@@ -21,7 +22,7 @@ def fast():
     """Compile fast, and write a report of one line: its own tests draw it."""
 
     def write(workdir, study, values):
-        return files.write_text(workdir / "report.html", study.about["command"])
+        return files.write(workdir / "report.html", study.about["command"])
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "jax", fast_compile.Jax())

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 from meta_train import reporting, workdir
+from mulo import _files as files
 
 
 @jax.tree_util.register_dataclass
@@ -51,14 +52,14 @@ def test_a_metrics_line_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
 
 def test_a_text_that_does_not_fit_leaves_the_old_one(tmp_path, monkeypatch):
     path = tmp_path / "config.json"
-    workdir.write_text(path, "old")
+    files.write(path, "old")
 
     def full(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(workdir.os, "fsync", full)
     with pytest.raises(OSError, match=r"No space left on device: '.*config\.json'"):
-        workdir.write_text(path, "new")
+        files.write(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 

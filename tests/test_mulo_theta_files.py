@@ -14,7 +14,7 @@ import safetensors.numpy
 from theta_parts import RULE, assert_same, theta_of
 
 import mulo
-from mulo import _atomic_files, _cards
+from mulo import _cards, _files
 from mulo.mup import Scaling
 
 PUBLIC = Path(__file__).parent / "golden" / "mulo_public_format"
@@ -303,13 +303,13 @@ def test_a_crash_between_any_two_writes_leaves_old_or_new_never_a_mixture(
         mulo.save(tmp_path, RULE, theta_of(1), card={"run": "old"})
     done = []
 
-    def replace(path, content, original=_atomic_files.write):
+    def replace(path, content, original=_files.write):
         if len(done) == writes:
             raise CrashError
         done.append(path.name)
         original(path, content)
 
-    monkeypatch.setattr(_atomic_files, "write", replace)
+    monkeypatch.setattr(_files, "write", replace)
     try:
         mulo.save(tmp_path, other, theta_of(2), card={"run": "new"})
     except CrashError:

@@ -3,7 +3,8 @@
 import ml_collections
 from ml_collections import config_dict
 
-from evaluate import hints, optimizers
+from evaluate import optimizers
+from mulo import _hints as hints
 
 
 def sweep() -> ml_collections.ConfigDict:
