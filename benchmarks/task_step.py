@@ -100,7 +100,7 @@ def measure(name: str, batch_size: int, repeats: int) -> dict[str, Any]:
     params = jax.jit(task.init)(key)
     rule = mulo.SmallFC(hidden_size=32)
     steps = {
-        "mu_adam": mulo.mu_adam(1e-3, mup=task.scalings(), base_width=1.0),
+        "mu_adam": mulo.adam(1e-3, mup=task.scalings(), base_width=1.0),
         "small_fc": rule.transform(rule.init(key), mup=task.scalings()),
     }
 

@@ -11,12 +11,11 @@ from mulo._elo import ELO as ELO
 from mulo._learned_adam import LearnedAdam as LearnedAdam
 from mulo._learned_muon import LearnedMuon as LearnedMuon
 from mulo._lstm_ff import LSTMFF as LSTMFF
-from mulo._mu_adam import mu_adam as mu_adam
-from mulo._mu_adam import mu_adamw as mu_adamw
-from mulo._mu_adam import scale_by_mup as scale_by_mup
-from mulo._mu_sgd import mu_sgd as mu_sgd
 from mulo._muon import muon as muon
+from mulo._mup_transforms import scale_by_mup as scale_by_mup
 from mulo._optax_rules import adafactor as adafactor
+from mulo._optax_rules import adam as adam
+from mulo._optax_rules import adamw as adamw
 from mulo._optax_rules import lion as lion
 from mulo._optax_rules import nadamw as nadamw
 from mulo._optax_rules import schedule_free_adamw as schedule_free_adamw
@@ -31,3 +30,8 @@ from mulo._theta_files import Pretrained as Pretrained
 from mulo._theta_files import load as load
 from mulo._theta_files import save as save
 from mulo._velo import VeLO as VeLO
+from mulo._version import __version__ as __version__
+
+
+def __dir__():
+    return [*sorted(name for name in globals() if name[0] != "_"), "__version__"]

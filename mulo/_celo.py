@@ -29,6 +29,7 @@ from mulo import _stacks as stacks_lib
 from mulo import _velo_features as features
 from mulo import _velo_leaf as leaf_lib
 from mulo import _velo_network as network_lib
+from mulo._mup_transforms import step_factors
 from mulo._mup_views import sees_weights
 
 Theta = Any  # {"lstm_init_state": …, "rnn_params": …, maybe "ff_mod_stack": …}.
@@ -155,7 +156,7 @@ class Celo:
         theta = inputs.take_theta(self, theta)
         inputs.refuse_param_scale_under_mup(self, mup)
         horizon = inputs.check_num_steps("Celo", num_steps)
-        multipliers = inputs.step_multipliers(mup, self.base_width)
+        multipliers = step_factors(mup, "adam", self.base_width)
         decays = accumulators_lib.fixed_decays(self)
 
         def init_fn(params):
@@ -270,7 +271,7 @@ class CeloAdam:
         """
         theta = inputs.take_theta(self, theta)
         horizon = inputs.check_num_steps("CeloAdam", num_steps)
-        multipliers = inputs.step_multipliers(mup, self.base_width)
+        multipliers = step_factors(mup, "adam", self.base_width)
 
         def init_fn(params):
             inputs.check_floating("CeloAdam", params)

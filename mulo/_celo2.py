@@ -36,7 +36,7 @@ from mulo import _numbers as numbers
 from mulo import _rule_inputs as inputs
 from mulo import _stacks as stacks_lib
 from mulo import mup as mup_lib
-from mulo._mu_adam import scale_by_mup
+from mulo._mup_transforms import scale_by_mup
 from mulo._mup_views import sees_weights
 from mulo._wrappers import in_float32
 

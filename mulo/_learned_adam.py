@@ -20,7 +20,7 @@ import optax
 
 from mulo import _rule_inputs as inputs
 from mulo import _wrappers as wrappers
-from mulo._mu_adam import scale_by_mup
+from mulo._mup_transforms import scale_by_mup
 from mulo._mup_views import sees_weights
 
 Theta = Any  # {"matrix": {"log_lr", …}, "vector": {…}}, float32 scalars.

@@ -27,6 +27,7 @@ from mulo import _accumulators as accumulators
 from mulo import _lstm as lstm_lib
 from mulo import _lstm_ff_features as features
 from mulo import _rule_inputs as inputs
+from mulo._mup_transforms import step_factors
 from mulo._mup_views import sees_weights
 
 Theta = Any  # {"ffmod_params": …, "rnn_params": …, …}, float32 arrays.
@@ -173,7 +174,7 @@ class LSTMFF:
         """
         del num_steps
         theta = inputs.take_theta(self, theta)
-        multipliers = inputs.step_multipliers(mup, self.base_width)
+        multipliers = step_factors(mup, "adam", self.base_width)
         decays = jnp.asarray(self.decays, jnp.float32)
 
         def init_fn(params):

@@ -3,7 +3,7 @@
 Without a μP tree each function is optax's. With one, every leaf's step is multiplied
 by the factor that its optimizer needs (:func:`mulo.mup.update_multipliers`), between
 what makes the direction and the learning rate. Weight decay is decoupled, as in
-:func:`mulo.mu_adamw`. All keep their state and do their arithmetic in float32 whatever
+:func:`adamw`. All keep their state and do their arithmetic in float32 whatever
 the parameters' dtype (float64 for float64), and let a NaN through as optax does: it
 stays in its leaf. Without a μP tree multipliers are 1:
 ``base_width`` and ``weight_decay_rule`` are checked and change nothing.
@@ -16,16 +16,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mulo import _mu_adam
 from mulo import _numbers as numbers
-from mulo._mu_adam import (
-    WeightDecay,
-    WeightDecayRule,
-    check_weight_decay,
-    scale_by_mup,
-)
-from mulo._mu_sgd import mu_sgd
+from mulo import _weight_decay as decay_lib
+from mulo._mup_transforms import scale_by_mup
 from mulo._mup_views import sees_weights
+from mulo._weight_decay import WeightDecay, WeightDecayRule, check_weight_decay
 from mulo._wrappers import in_float32
 
 
@@ -37,13 +32,31 @@ def sgd(
     momentum: jax.typing.ArrayLike | None = None,
     nesterov: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
-    """SGD, with momentum if it is given; :func:`mulo.mu_sgd` with defaults."""
-    return mu_sgd(
-        learning_rate,
-        mup=mup,
-        base_width=base_width,
-        momentum=momentum,
-        nesterov=nesterov,
+    """Stochastic gradient descent.
+
+    Under μP input weights and biases step by fan_out/base_width of the learning rate,
+    hidden weights by fan_out/fan_in, readouts by fan_in/base_width (Tensor Programs V,
+    arXiv 2203.03466, table 8, with the readout's 1/fan_in in the forward pass).
+
+    Args:
+      learning_rate: Parameter units per unit of gradient at ``base_width``; float or
+        schedule.
+      mup: Tree of :class:`mulo.mup.Scaling` from ``mulo.mup.infer``; None for the
+        standard parametrization, i.e. ``optax.sgd``.
+      base_width: Fan at which every weight steps by the learning rate alone.
+      momentum: Decay per step of the sum of past gradients; None keeps no such sum.
+      nesterov: Whether momentum is Nesterov's.
+
+    Returns:
+      A transformation that takes ``value=`` and ignores unknown keyword arguments.
+
+    Raises:
+      ValueError: As :func:`adam`.
+    """
+    decay: Any = momentum  # optax's annotation leaves out arrays, which it takes.
+    return chain(
+        optax.identity() if momentum is None else optax.trace(decay, nesterov),
+        *finish(learning_rate, mup, base_width, "sgd"),
     )
 
 
@@ -56,9 +69,35 @@ def adam(
     b2: jax.typing.ArrayLike = 0.999,
     eps: jax.typing.ArrayLike = 1e-8,
 ) -> optax.GradientTransformationExtraArgs:
-    """Adam; :func:`mulo.mu_adam` with defaults."""
-    return _mu_adam.mu_adam(
-        learning_rate, mup=mup, base_width=base_width, b1=b1, b2=b2, eps=eps
+    """Adam; with a μP tree μAdam of the μLO paper.
+
+    Under μP hidden weights step by base_width/fan_in of the learning rate, everything
+    else by the learning rate (Tensor Programs V, arXiv 2203.03466, table 8, with the
+    readout's 1/fan_in in the forward pass).
+
+    Args:
+      learning_rate: Parameter units per step at ``base_width``; float or schedule.
+      mup: Tree of :class:`mulo.mup.Scaling` from ``mulo.mup.infer``; None for the
+        standard parametrization, i.e. ``optax.adam``. Then base_width is checked and
+        changes nothing.
+      base_width: Fan-in at which a hidden weight steps by the whole learning rate.
+      b1: Decay of the first moment per step.
+      b2: Decay of the second moment per step.
+      eps: Added to the root of the second moment, gradient units.
+
+    Returns:
+      A transformation that takes ``value=`` and ignores unknown keyword arguments.
+
+    Raises:
+      ValueError: If the learning rate is negative or not finite, and as
+        :func:`mulo.scale_by_mup`.
+
+    References:
+      Therien et al., `μLO <https://arxiv.org/abs/2406.00153>`_, 2024.
+    """
+    return chain(
+        optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
+        *finish(learning_rate, mup, base_width, "adam"),
     )
 
 
@@ -74,17 +113,42 @@ def adamw(
     weight_decay_rule: WeightDecayRule = "independent",
     mask: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """AdamW; :func:`mulo.mu_adamw` with defaults."""
-    return _mu_adam.mu_adamw(
-        learning_rate,
-        mup=mup,
-        base_width=base_width,
-        b1=b1,
-        b2=b2,
-        eps=eps,
-        weight_decay=weight_decay,
-        weight_decay_rule=weight_decay_rule,
-        mask=mask,
+    """AdamW with a stated weight-decay rule.
+
+    Args:
+      learning_rate: As in :func:`adam`.
+      mup: As in :func:`adam`; None is ``optax.adamw``. Multipliers are then 1, so that
+        both rules of weight decay are the same.
+      base_width: As in :func:`adam`.
+      b1: As in :func:`adam`.
+      b2: As in :func:`adam`.
+      eps: As in :func:`adam`.
+      weight_decay: Fraction of a parameter removed per step and learning rate; a
+        number, a schedule or None for none.
+      weight_decay_rule: ``"independent"``: every leaf loses ``learning_rate *
+        weight_decay`` of itself per step, at any width. ``"coupled"``: that times the
+        leaf's multiplier, as if AdamW ran with the leaf's own learning rate; the decay
+        of hidden weights then fades with width.
+      mask: Which leaves decay, as in ``optax.adamw``: a tree of bools or a function of
+        the parameters.
+
+    Returns:
+      A transformation that takes ``value=`` and ignores unknown keyword arguments.
+
+    Raises:
+      ValueError: If the rule is unknown, and as :func:`adam`.
+    """
+    return chain(
+        optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
+        *finish(
+            learning_rate,
+            mup,
+            base_width,
+            "adam",
+            weight_decay=weight_decay,
+            rule=weight_decay_rule,
+            mask=mask,
+        ),
     )
 
 
@@ -113,14 +177,14 @@ def nadamw(
       eps: Added to the root of the second moment, gradient units.
       weight_decay: Fraction of a parameter removed per step and learning rate; a
         number, a schedule or None for none.
-      weight_decay_rule: As in :func:`mulo.mu_adamw`.
+      weight_decay_rule: As in :func:`adamw`.
       mask: Which leaves decay: a tree of bools or a function of the parameters.
 
     Returns:
       A transformation that takes ``value=`` and ignores unknown keyword arguments.
 
     Raises:
-      ValueError: As :func:`mulo.mu_adamw`, like all of this module.
+      ValueError: As :func:`adamw`, like all of this module.
     """
     return chain(
         optax.scale_by_adam(b1, b2, eps, nesterov=True),
@@ -248,12 +312,8 @@ def adafactor(
     if momentum is not None:
         steps.append(optax.ema(momentum, debias=False, accumulator_dtype=jnp.float32))
     kind = "adafactor" if multiply_by_parameter_scale else "adam"
-    tail: list[optax.GradientTransformation] = [
-        scale_by_mup(mup, optimizer=kind, base_width=base_width)
-    ]
-    if weight_decay is not None:
-        decay = optax.add_decayed_weights(weight_decay, mask)
-        tail.insert(0 if weight_decay_rule == "coupled" else 1, decay)
+    factors = scale_by_mup(mup, optimizer=kind, base_width=base_width)
+    tail = decay_lib.beside(factors, weight_decay, weight_decay_rule, mask)
     return chain(*steps, *tail, optax.scale(-1.0))
 
 
@@ -339,13 +399,11 @@ def finish(
     """What follows a direction: multipliers and weight decay, the learning rate."""
     check_weight_decay(rule, weight_decay)
     numbers.check_scale(learning_rate, base_width)
-    steps: list[optax.GradientTransformation] = [
-        scale_by_mup(mup, optimizer=optimizer, base_width=base_width)
+    factors = scale_by_mup(mup, optimizer=optimizer, base_width=base_width)
+    return [
+        *decay_lib.beside(factors, weight_decay, rule, mask),
+        optax.scale_by_learning_rate(learning_rate),
     ]
-    if weight_decay is not None:
-        decay = optax.add_decayed_weights(weight_decay, mask)
-        steps.insert(0 if rule == "coupled" else 1, decay)
-    return [*steps, optax.scale_by_learning_rate(learning_rate)]
 
 
 def chain(

@@ -4,7 +4,7 @@ import dataclasses
 import inspect
 import warnings
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +12,11 @@ import optax
 
 from mulo import _numbers as numbers
 from mulo import _wrappers as wrappers
-from mulo import mup as mup_lib
-from mulo._mu_adam import (
+from mulo._weight_decay import (
     WeightDecay,
     WeightDecayRule,
     check_weight_decay,
-    is_no_decay,
+    remove_weights,
 )
 
 
@@ -121,16 +120,14 @@ class Pretrained:
             rate = self.rule.learning_rate if learning_rate is None else learning_rate
         else:
             rate = 1.0 if learning_rate is None else learning_rate
-        multipliers = None
-        if weight_decay_rule == "coupled" and mup is not None:
-            multipliers = mup_lib.update_multipliers(
-                mup,
-                optimizer=getattr(self.rule, "mup_rule", "adam"),
-                base_width=self.rule.base_width,
-            )
         chain = optax.chain(
             self.rule.transform(self.theta, mup=mup, **options),
-            _remove_weights(weight_decay, multipliers),
+            remove_weights(
+                weight_decay,
+                mup if weight_decay_rule == "coupled" else None,
+                getattr(self.rule, "mup_rule", "adam"),
+                self.rule.base_width,
+            ),
             _scale(rate),
         )
         chain = wrappers.in_float32(chain)
@@ -159,47 +156,6 @@ class Pretrained:
                 stacklevel=3,
             )
         return mup
-
-
-class RemoveWeightsState(NamedTuple):
-    """State of weight decay that follows a schedule."""
-
-    count: jax.typing.ArrayLike  # shape=(), int32. Updates applied so far.
-
-
-def _remove_weights(
-    weight_decay: WeightDecay, multipliers: Any
-) -> optax.GradientTransformation:
-    def init_fn(params):
-        del params
-        if callable(weight_decay):
-            return RemoveWeightsState(jnp.zeros((), jnp.int32))
-        return optax.EmptyState()
-
-    def update_fn(updates, state, params=None):
-        share: Any = weight_decay
-        if is_no_decay(share):
-            return updates, state
-        if callable(share):
-            share = share(state.count)
-            state = RemoveWeightsState(optax.safe_increment(state.count))
-        if params is None:
-            raise ValueError(
-                "Weight decay needs params in update(grads, state, params)."
-            )
-        if multipliers is None:
-            factors = jax.tree.map(lambda u: 1.0, updates)
-        else:
-            factors = mup_lib.align(multipliers, updates)
-        updates = jax.tree.map(
-            lambda u, p, m: (u - (share * m) * p).astype(u.dtype),
-            updates,
-            params,
-            factors,
-        )
-        return updates, state
-
-    return optax.GradientTransformation(init_fn, update_fn)
 
 
 def _scale(learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:

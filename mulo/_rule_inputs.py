@@ -12,7 +12,6 @@ import numpy as np
 import optax
 
 from mulo import _numbers as numbers
-from mulo import mup as mup_lib
 from mulo._mup_trees import named_leaves as named_leaves
 
 # Sizes up to these are compared leaf by leaf, however few arrays there are.
@@ -224,24 +223,6 @@ def live(leaves: Sequence[Any]) -> list[int]:
     return [
         i for i, x in enumerate(leaves) if not is_masked(x) and math.prod(np.shape(x))
     ]
-
-
-def step_multipliers(mup: Any, base_width: float) -> Callable[[Any], Any]:
-    """Make a function from a tree to the μP factor on each of its leaves' steps.
-
-    Args:
-      mup: Tree of :class:`mulo.mup.Scaling`, or None for the standard parametrization.
-      base_width: fan_in at which a hidden matrix gets the plain step.
-
-    Returns:
-      A function from updates, maybe masked, to a tree of floats in their structure.
-    """
-    if mup is None:
-        return lambda tree: jax.tree.map(lambda _: 1.0, tree)  # Keeps MaskedNodes.
-    multipliers = mup_lib.update_multipliers(
-        mup, optimizer="adam", base_width=base_width
-    )
-    return lambda tree: mup_lib.align(multipliers, tree, scalings=mup)
 
 
 def refuse_param_scale_under_mup(rule: Any, mup: Any) -> None:

@@ -31,8 +31,14 @@ from mulo import _rule_inputs as rule_inputs
 from mulo import _shampoo_state as shampoo_state
 from mulo import mup as mup_lib
 from mulo._meshes import on_meshes
-from mulo._mu_adam import WeightDecay, WeightDecayRule, check_weight_decay
+from mulo._mup_transforms import scale_by_mup
 from mulo._mup_views import sees_weights
+from mulo._weight_decay import (
+    WeightDecay,
+    WeightDecayRule,
+    check_weight_decay,
+    decayed_weights,
+)
 from mulo._wrappers import in_float32
 
 Grafting = Literal["none", "sgd", "adagrad", "rmsprop", "sign"]
@@ -303,8 +309,8 @@ def shampoo(
         )
 
     tail: list[optax.GradientTransformation]
-    tail = [steps.scale_by_multipliers(mup, multiplier, base_width)]
-    decay = steps.decayed_weights(weight_decay, mask)
+    tail = [scale_by_mup(mup, optimizer=multiplier, base_width=base_width)]
+    decay = decayed_weights(weight_decay, mask)
     tail.insert(0 if weight_decay_rule == "coupled" else 1, decay)
     return in_float32(
         optax.chain(scale, *tail, optax.scale_by_learning_rate(learning_rate))

@@ -26,6 +26,7 @@ from mulo import _accumulators as accumulators
 from mulo import _rule_inputs as inputs
 from mulo import _small_fc_leaf as leaf_lib
 from mulo import _stacks as stacks_lib
+from mulo._mup_transforms import step_factors
 from mulo._mup_views import sees_weights
 
 Theta = Any  # {"nn": {"w0", "b0", …}, "momentum_decays", …}, float32 arrays.
@@ -168,7 +169,7 @@ class SmallFC:
     def _transform(self, theta, mup, time):
         """As `transform`; ``time(count)`` is what the time features read."""
         theta = inputs.take_theta(self, theta)
-        multipliers = inputs.step_multipliers(mup, self.base_width)
+        multipliers = step_factors(mup, "adam", self.base_width)
         decays = self.decay_rates(theta)
 
         def init_fn(params):

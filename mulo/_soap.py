@@ -28,8 +28,14 @@ from mulo import _rule_inputs as rule_inputs
 from mulo import _soap_state as soap_state
 from mulo import mup as mup_lib
 from mulo._meshes import on_meshes
-from mulo._mu_adam import WeightDecay, WeightDecayRule, check_weight_decay
+from mulo._mup_transforms import scale_by_mup
 from mulo._mup_views import sees_weights
+from mulo._weight_decay import (
+    WeightDecay,
+    WeightDecayRule,
+    check_weight_decay,
+    decay_after_step,
+)
 from mulo._wrappers import in_float32
 
 Refresh = Literal["after", "before"]
@@ -277,17 +283,17 @@ def soap(
     def multiplier(scaling, shape, base_width):
         return soap_multiplier(scaling, shape, options, base_width)
 
-    decay = steps.decay_after_step(
+    decay = decay_after_step(
         learning_rate,
         weight_decay,
         mup=mup if weight_decay_rule == "coupled" else None,
-        multiplier_of=multiplier,
+        factor_of=multiplier,
         base_width=base_width,
     )
     return in_float32(
         optax.chain(
             scale,
-            steps.scale_by_multipliers(mup, multiplier, base_width),
+            scale_by_mup(mup, optimizer=multiplier, base_width=base_width),
             optax.scale_by_learning_rate(learning_rate),
             decay if mask is None else optax.masked(decay, mask),
         )

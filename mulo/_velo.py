@@ -32,6 +32,7 @@ from mulo import _stacks as stacks_lib
 from mulo import _velo_features as features
 from mulo import _velo_leaf as leaf_lib
 from mulo import _velo_network as network_lib
+from mulo._mup_transforms import step_factors
 from mulo._mup_views import sees_weights
 
 Theta = Any  # {"lstm_init_state": …, "rnn_params": …, "ff_mod_stack": …}, float32.
@@ -177,7 +178,7 @@ class VeLO:
         theta = inputs.take_theta(self, theta)
         inputs.refuse_param_scale_under_mup(self, mup)
         horizon = inputs.check_num_steps("VeLO", num_steps)
-        multipliers = inputs.step_multipliers(mup, self.base_width)
+        multipliers = step_factors(mup, "adam", self.base_width)
         decays = accumulators_lib.fixed_decays(self)
         loss_decays = features.loss_decays(
             10.0 if self.use_bugged_loss_features else horizon

@@ -387,3 +387,7 @@ def _meant(name: Any) -> str:
                 f"mulo.load({theta!r}).transform(mup=scalings, num_steps=10_000)."
             )
     return hints.nearest(name, _BY_NAME)
+
+
+def __dir__():
+    return ["NonFinite", "Optimizer", "get", "info", "names"]

@@ -186,12 +186,3 @@ def test_a_traced_base_width_gives_the_same_multipliers(optimizer):
     want, got = scaled(8.0), jax.jit(scaled)(8.0)
     for name in grads:
         np.testing.assert_allclose(got[name], want[name], rtol=1e-5)
-
-
-def test_blocks_need_a_base_width_known_beforehand():
-    with pytest.raises(ValueError, match="block_size=4 counts blocks"):
-        jax.jit(
-            lambda width: mulo.scale_by_mup(
-                SCALINGS, optimizer="soap", base_width=width, block_size=4
-            ).update(draw(0), optax.EmptyState())[0]
-        )(8.0)

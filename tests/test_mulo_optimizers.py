@@ -57,7 +57,7 @@ def test_get_passes_hyper_parameters_rates_and_the_mup_tree():
     got = optimizers.get("lion", learning_rate=schedule, b1=0.5, weight_decay=0.0)
     assert_same(first(got), first(mulo.lion(schedule, b1=0.5, weight_decay=0.0)))
     got = optimizers.get("adam", learning_rate=0.1, mup=SCALINGS, base_width=4)
-    assert_same(first(got), first(mulo.mu_adam(0.1, mup=SCALINGS, base_width=4)))
+    assert_same(first(got), first(mulo.adam(0.1, mup=SCALINGS, base_width=4)))
 
 
 def test_a_learned_rule_takes_a_tree_or_a_pretrained_theta():

@@ -10,6 +10,7 @@ import zipfile
 import pytest
 
 import evaluate
+import mulo
 
 ROOT = pathlib.Path(evaluate.__file__).resolve().parents[1]
 ROOMS = ("mulo", "tasks", "meta_train", "evaluate", "configs", "checkpoints")
@@ -58,6 +59,18 @@ def test_wheel_holds_mulo_and_the_released_theta_and_nothing_else(wheel_names):
 
 def test_wheel_carries_the_license(wheel_names):
     assert [n for n in wheel_names if n.endswith("dist-info/licenses/LICENSE")]
+
+
+def test_what_is_listed_is_public(wheel_names):
+    assert any(f"mulo-{mulo.__version__}.dist-info" in name for name in wheel_names)
+    for module in (mulo, mulo.mup, mulo.optimizers):
+        listed = [name for name in dir(module) if not name.startswith("__")]
+        for name in listed:
+            value = getattr(module, name)
+            home = getattr(value, "__module__", getattr(value, "__name__", "mulo"))
+            assert name[0] != "_"
+            assert (home or "mulo").split(".")[0] in ("mulo", "typing")  # Aliases.
+    assert {"adamw", "load", "mup", "soap"} < set(dir(mulo))
 
 
 def test_evaluate_is_the_checkouts_not_the_hugging_face_package():

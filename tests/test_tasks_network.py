@@ -33,7 +33,7 @@ def test_the_sp_twin_has_the_same_shapes_and_no_scalings(name):
 def test_once_the_readout_has_moved_every_leaf_has_a_gradient_and_the_loss_falls(name):
     task = tasks.get(name, batch_size=16)
     batch = task.sample(task.dataset.arrays("train"), jax.random.key(1))
-    transform = mulo.mu_adam(0.03, mup=task.scalings(), base_width=1.0)
+    transform = mulo.adam(0.03, mup=task.scalings(), base_width=1.0)
 
     @jax.jit
     def step(params, state):

@@ -297,7 +297,7 @@ def test_training_learns_to_copy_the_token_before(sp):
     """It takes attention and positions: nothing else says which token was before."""
     task = task_of("transformer-w16-d1-k8-s8-synthetic_text:16", sp)
     params = jax.jit(task.init)(jax.random.key(0))
-    tx = mulo.mu_adam(0.01 if sp else 0.1, mup=task.scalings(), base_width=1)
+    tx = mulo.adam(0.01 if sp else 0.1, mup=task.scalings(), base_width=1)
 
     def step(carry, key):
         params, state = carry

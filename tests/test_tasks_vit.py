@@ -160,7 +160,7 @@ def test_training_learns_the_synthetic_images(sp):
     name = SMALL.replace("-d2-", "-d1-")  # Quicker to compile.
     task = tasks.get(f"sp-{name}" if sp else name, batch_size=16)
     arrays = jax.device_put(task.dataset.arrays("train"))
-    tx = mulo.mu_adam(0.01 if sp else 0.1, mup=task.scalings(), base_width=1)
+    tx = mulo.adam(0.01 if sp else 0.1, mup=task.scalings(), base_width=1)
 
     def step(carry, key):
         params, state = carry

@@ -7,8 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from mulo import mup
-from mulo._mu_adam import mu_adam, mu_adamw
+from mulo import adam, adamw, mup
 from mulo._wrappers import in_float32
 from mulo.mup import Scaling
 
@@ -23,7 +22,7 @@ MUP = {
 SIZES = {"in": (3, 8), "mid": (8, 8), "out": (8, 2), "bias": (8,), "scale": ()}
 FACTORS = {"in": 1.0, "mid": 0.25, "out": 1.0, "bias": 1.0, "scale": 1.0}
 
-both = pytest.mark.parametrize("make", [mu_adam, mu_adamw])
+both = pytest.mark.parametrize("make", [adam, adamw])
 
 
 def random_tree(seed, dtype=jnp.float32):
@@ -48,8 +47,8 @@ def run(tx: Any, params: Any, num_steps=3, **extra) -> Any:
     return params, updates, state
 
 
-def test_one_step_of_mu_adam_by_hand():
-    tx = mu_adam(0.1, mup=MUP, base_width=2.0)
+def test_one_step_of_adam_by_hand():
+    tx = adam(0.1, mup=MUP, base_width=2.0)
     params, grads = random_tree(0), random_tree(1)
     updates = one_update(tx, grads, params)
     for name, g in grads.items():
@@ -59,10 +58,8 @@ def test_one_step_of_mu_adam_by_hand():
 
 
 @pytest.mark.parametrize("rule", ["independent", "coupled"])
-def test_one_step_of_mu_adamw_by_hand(rule):
-    tx = mu_adamw(
-        0.1, mup=MUP, base_width=2.0, weight_decay=0.5, weight_decay_rule=rule
-    )
+def test_one_step_of_adamw_by_hand(rule):
+    tx = adamw(0.1, mup=MUP, base_width=2.0, weight_decay=0.5, weight_decay_rule=rule)
     params, grads = random_tree(0), random_tree(1)
     updates = one_update(tx, grads, params)
     for name, g in grads.items():
@@ -83,21 +80,21 @@ def test_equals_optax_exactly_where_multipliers_are_one(dtype, learning_rate, ru
     params = random_tree(0, dtype)
     decayed = {"weight_decay": 0.1, "weight_decay_rule": rule}
     for scalings, base_width in ((None, 1.0), (MUP, 8.0)):
-        ours = run(mu_adam(learning_rate, mup=scalings, base_width=base_width), params)
+        ours = run(adam(learning_rate, mup=scalings, base_width=base_width), params)
         theirs = run(in_float32(optax.adam(learning_rate)), params)
         jax.tree.map(np.testing.assert_array_equal, ours[0], theirs[0])
         ours = run(
-            mu_adamw(learning_rate, mup=scalings, base_width=base_width, **decayed),
+            adamw(learning_rate, mup=scalings, base_width=base_width, **decayed),
             params,
         )
-        adamw = optax.adamw(learning_rate, weight_decay=0.1)
-        theirs = run(in_float32(adamw), params)
+        public = optax.adamw(learning_rate, weight_decay=0.1)
+        theirs = run(in_float32(public), params)
         jax.tree.map(np.testing.assert_array_equal, ours[0], theirs[0])
 
 
 def test_equals_optax_exactly_on_every_leaf_but_hidden_ones():
     params = random_tree(0)
-    ours = run(mu_adam(0.01, mup=MUP, base_width=1.0), params)[0]
+    ours = run(adam(0.01, mup=MUP, base_width=1.0), params)[0]
     theirs = run(optax.adam(0.01), params)[0]
     for name in SIZES:
         same = bool((ours[name] == theirs[name]).all())
@@ -163,12 +160,12 @@ def test_partition_takes_one_tree_of_scalings(make):
     np.testing.assert_allclose(updates["bias"], -0.5 * random_tree(1)["bias"])
 
 
-def test_mask_of_mu_adamw_spares_leaves():
+def test_mask_of_adamw_spares_leaves():
     mask = {name: len(size) > 1 for name, size in SIZES.items()}
     params = random_tree(0)
     options = {"mup": MUP, "base_width": 2.0}
-    plain = run(mu_adam(0.01, **options), params, 1)[1]
-    given = run(mu_adamw(0.01, weight_decay=0.1, mask=mask, **options), params, 1)[1]
+    plain = run(adam(0.01, **options), params, 1)[1]
+    given = run(adamw(0.01, weight_decay=0.1, mask=mask, **options), params, 1)[1]
     for name, decays in mask.items():
         assert bool((plain[name] == given[name]).all()) != decays
 
@@ -195,7 +192,7 @@ def test_hyperparameters_can_be_injected_and_changed(make, dtype):
     before = jax.jit(injected.update)(params, state, params)[0]
     state.hyperparams["base_width"] = jnp.asarray(4.0, dtype)
     after = jax.jit(injected.update)(params, state, params)[0]
-    if make is mu_adam:  # The other decays weights too.
+    if make is adam:  # The other decays weights too.
         np.testing.assert_array_equal(after["mid"], 2 * before["mid"])
     np.testing.assert_array_equal(after["in"], before["in"])
     assert (after["mid"] != before["mid"]).all()
@@ -224,7 +221,7 @@ def test_works_inside_chain_and_multisteps(make):
 def test_a_wider_network_takes_smaller_hidden_steps():
     def hidden_step(width):
         shapes = [{"w": jnp.ones((n, n))} for n in (4, width)]
-        tx = mu_adam(1.0, mup=mup.infer(*shapes), base_width=1.0)
+        tx = adam(1.0, mup=mup.infer(*shapes), base_width=1.0)
         return float(one_update(tx, shapes[1], shapes[1])["w"][0, 0])
 
     assert hidden_step(8) == pytest.approx(-1 / 8, rel=1e-4)
@@ -249,9 +246,9 @@ def test_scalings_of_another_model_are_an_error_that_names_the_leaf(
 
 def test_bad_arguments_are_errors():
     with pytest.raises(ValueError, match=r"must be one of independent, coupled; got"):
-        mu_adamw(0.1, mup=MUP, base_width=1.0, weight_decay_rule="decoupled")  # pyrefly: ignore[bad-argument-type]
+        adamw(0.1, mup=MUP, base_width=1.0, weight_decay_rule="decoupled")  # pyrefly: ignore[bad-argument-type]
     with pytest.raises(ValueError, match="base_width must be finite and > 0, got -1"):
-        mu_adam(0.1, mup=MUP, base_width=-1)
-    tx = mu_adamw(0.1, mup=MUP, base_width=1.0)
+        adam(0.1, mup=MUP, base_width=-1)
+    tx = adamw(0.1, mup=MUP, base_width=1.0)
     with pytest.raises(ValueError, match="params"):
         tx.update(random_tree(1), tx.init(random_tree(0)))

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from mulo._mu_sgd import mu_sgd
+from mulo import sgd
 from mulo._wrappers import in_float32
 from mulo.mup import Scaling
 
@@ -41,13 +41,13 @@ def run(tx: Any, num_steps=3, dtype=jnp.float32) -> Any:
 
 
 def test_one_step_by_hand():
-    updates = run(mu_sgd(0.1, mup=MUP, base_width=2.0), 1)[1]
+    updates = run(sgd(0.1, mup=MUP, base_width=2.0), 1)[1]
     for name, g in random_tree(1).items():
         np.testing.assert_allclose(updates[name], -0.1 * FACTORS[name] * g, rtol=1e-6)
 
 
 def test_two_steps_of_momentum_by_hand():
-    updates = run(mu_sgd(0.1, mup=MUP, base_width=2.0, momentum=0.5), 2)[1]
+    updates = run(sgd(0.1, mup=MUP, base_width=2.0, momentum=0.5), 2)[1]
     first, second = random_tree(1), random_tree(2)
     for name, factor in FACTORS.items():
         expected = -0.1 * factor * (0.5 * first[name] + second[name])
@@ -59,20 +59,20 @@ def test_two_steps_of_momentum_by_hand():
     "options", [{}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}]
 )
 def test_without_a_mu_tree_it_is_optax_sgd_exactly(options, dtype):
-    ours = run(mu_sgd(0.1, mup=None, base_width=1.0, **options), dtype=dtype)
+    ours = run(sgd(0.1, mup=None, base_width=1.0, **options), dtype=dtype)
     theirs = run(in_float32(optax.sgd(0.1, **options)), dtype=dtype)
     jax.tree.map(np.testing.assert_array_equal, ours[0], theirs[0])
     assert len(jax.tree.leaves(ours[2])) == len(jax.tree.leaves(theirs[2]))
 
 
 def test_injected_base_width_gives_the_multipliers_of_the_given_one():
-    injected = optax.inject_hyperparams(mu_sgd)(0.1, mup=MUP, base_width=2.0)
+    injected = optax.inject_hyperparams(sgd)(0.1, mup=MUP, base_width=2.0)
     params, grads = random_tree(0), random_tree(1)
     state: Any = injected.init(params)
     for base in (2.0, 4.0):
         state.hyperparams["base_width"] = jnp.asarray(base)
         got = jax.jit(injected.update)(grads, state, params)[0]
-        tx = mu_sgd(0.1, mup=MUP, base_width=base)
+        tx = sgd(0.1, mup=MUP, base_width=base)
         want = tx.update(grads, tx.init(params), params)[0]
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), got, want
@@ -81,4 +81,4 @@ def test_injected_base_width_gives_the_multipliers_of_the_given_one():
 
 def test_a_base_width_that_is_not_positive_is_an_error():
     with pytest.raises(ValueError, match="base_width must be finite and > 0, got 0"):
-        mu_sgd(0.1, mup=MUP, base_width=0)
+        sgd(0.1, mup=MUP, base_width=0)
