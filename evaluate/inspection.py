@@ -134,7 +134,7 @@ def inspect(
     )
 
 
-def decays_of(rule: Any, theta: Any) -> tuple[Decay, ...]:
+def decays_of(rule: mulo.Rule, theta: Any) -> tuple[Decay, ...]:
     """Return the decay rates of a rule: those theta holds, and fixed ones.
 
     A rule that learns some tells them with ``decay_rates(theta)``, or its theta has

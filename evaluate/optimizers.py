@@ -10,7 +10,6 @@ program serves a whole grid.
 
 import dataclasses
 import hashlib
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -315,7 +314,7 @@ def under_mup(pretrained: mulo.Pretrained) -> str:
 
 def needs_num_steps(pretrained: mulo.Pretrained) -> bool:
     """Whether the steps of a learned rule depend on the length of the run."""
-    return "num_steps" in inspect.signature(pretrained.rule.transform).parameters
+    return pretrained.rule.NEEDS_NUM_STEPS
 
 
 def check_theta(name: str, pretrained: mulo.Pretrained) -> None:

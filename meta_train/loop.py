@@ -75,7 +75,7 @@ class MetaTrainer:
     def __init__(
         self,
         *,
-        rule: Any,
+        rule: mulo.Rule,
         inners: Sequence[unroll.Inner],
         pes_config: pes.PESConfig | Sequence[pes.PESConfig],
         meta_optimizer_config: meta_optimizer.MetaOptimizerConfig,

@@ -86,7 +86,7 @@ def build(config: Mapping[str, Any]) -> loop.MetaTrainer:
     )
 
 
-def _init_theta(name: str, rule: Any) -> Any:
+def _init_theta(name: str, rule: mulo.Rule) -> Any:
     """A stored theta to go on from: of this rule, or of one that it adds options to."""
     pretrained = mulo.load(name)
     if pretrained.rule == rule:
@@ -118,7 +118,7 @@ def _pes_configs(
     return configs
 
 
-def _probes(config: Mapping[str, Any], rule: Any) -> probes.Probes | None:
+def _probes(config: Mapping[str, Any], rule: mulo.Rule) -> probes.Probes | None:
     """Open a config's probes; says on stderr which have no data here."""
     section = probes.ProbeConfig(**config["probes"])
     if not section.tasks:

@@ -4,13 +4,13 @@ Axis names: S inner steps of a truncation.
 """
 
 import dataclasses
-import inspect
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
+import mulo
 import tasks
 
 _TASK_KEY = 1  # Folded into a run's key to draw its task.
@@ -38,7 +38,7 @@ class Inner:
         non-finite ones as this: one run away must not drown all others.
     """
 
-    rule: Any
+    rule: mulo.Rule
     family: tasks.TaskFamily
     loss_ceiling: float
 
@@ -127,9 +127,8 @@ class Inner:
         return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
     def _transform(self, theta, length):
-        takes = inspect.signature(self.rule.transform).parameters
-        horizon = {"num_steps": length} if "num_steps" in takes else {}
         scalings = self.family.task.scalings()
+        horizon = self.rule.options(num_steps=length)
         return self.rule.transform(theta, mup=scalings, **horizon)
 
 

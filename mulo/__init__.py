@@ -20,6 +20,7 @@ from mulo._optax_rules import lion as lion
 from mulo._optax_rules import nadamw as nadamw
 from mulo._optax_rules import schedule_free_adamw as schedule_free_adamw
 from mulo._optax_rules import sgd as sgd
+from mulo._rule import Rule as Rule
 from mulo._shampoo import scale_by_shampoo as scale_by_shampoo
 from mulo._shampoo import shampoo as shampoo
 from mulo._small_fc import SmallFC as SmallFC

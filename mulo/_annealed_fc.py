@@ -32,7 +32,7 @@ class AnnealedFC(SmallFC):
     warmup_frac: float = 0.02
     final_frac: float = 0.01
 
-    FEATURE_VERSION: ClassVar[int] = 1  # Changes when a theta would act differently.
+    NEEDS_NUM_STEPS: ClassVar[bool] = True
 
     def __post_init__(self):
         """Check every field."""

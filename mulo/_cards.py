@@ -20,6 +20,7 @@ import numpy as np
 from mulo import _hints as hints
 from mulo import _provenance as provenance
 from mulo import _rule_inputs as inputs
+from mulo._rule import Rule
 
 DECAYS = ("momentum_decays", "rms_decays", "adafactor_decays")
 DECAY_PARAMETRIZATION = (
@@ -77,7 +78,7 @@ def architectures() -> dict[str, Any]:
     return {cls.__name__: cls for cls in known}
 
 
-def build(rule: Any, extra: Mapping[str, Any] | None) -> dict[str, Any]:
+def build(rule: Rule, extra: Mapping[str, Any] | None) -> dict[str, Any]:
     """Make the card of a theta, without its checksum.
 
     Args:
@@ -162,7 +163,7 @@ def rule_of(card: Mapping[str, Any], where: str) -> Any:
                 f"{hints.nearest(key, fields)} It has: {', '.join(fields)}."
             )
     for key in fields:
-        if key not in config and key not in getattr(cls, "LATER_FIELDS", ()):
+        if key not in config and key not in cls.LATER_FIELDS:
             raise ValueError(f"{where}: config lacks {key!r}.")
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
     if card.get("base_width", config["base_width"]) != config["base_width"]:
@@ -176,7 +177,7 @@ def rule_of(card: Mapping[str, Any], where: str) -> Any:
         raise ValueError(f"{where}: {error}") from error
 
 
-def to_tensors(theta: Any, rule: Any) -> dict[str, np.ndarray]:
+def to_tensors(theta: Any, rule: Rule) -> dict[str, np.ndarray]:
     """Name the arrays; SmallFC's as the public μLO checkpoint, weights (out, in)."""
     if not _is_small_fc(rule):
         named = inputs.named_leaves(theta)
@@ -290,11 +291,11 @@ def dump(card: Mapping[str, Any]) -> bytes:
     return (json.dumps(card, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def _is_small_fc(rule: Any) -> bool:
+def _is_small_fc(rule: Rule) -> bool:
     return isinstance(rule, architectures()["SmallFC"])
 
 
-def _expected(rule: Any) -> Any:
+def _expected(rule: Rule) -> Any:
     return jax.eval_shape(rule.init, jax.random.key(0))
 
 

@@ -31,6 +31,7 @@ from mulo import _velo_leaf as leaf_lib
 from mulo import _velo_network as network_lib
 from mulo._mup_transforms import step_factors
 from mulo._mup_views import sees_weights
+from mulo._rule import Rule
 
 Theta = Any  # {"lstm_init_state": …, "rnn_params": …, maybe "ff_mod_stack": …}.
 
@@ -63,7 +64,7 @@ class CeloAdamState(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Celo:
+class Celo(Rule):
     """Architecture of Celo. Defaults are those of the released optimizer.
 
     Attributes:
@@ -97,7 +98,8 @@ class Celo:
     initial_rms_decays: tuple[float, ...] = (0.999,)
     initial_adafactor_decays: tuple[float, ...] = (0.9, 0.99, 0.999)
 
-    FEATURE_VERSION: ClassVar[int] = 1  # Changes when a theta would act differently.
+    NEEDS_NUM_STEPS: ClassVar[bool] = True
+    NEEDS_LOSS: ClassVar[bool] = True
 
     def __post_init__(self):
         """Check every field."""
@@ -121,10 +123,6 @@ class Celo:
             ),
             "ff_mod_stack": network_lib.init_bank(bank_key, self),
         }
-
-    def check_theta(self, theta: Theta) -> None:
-        """Raise ValueError, naming the leaf, unless theta fits this architecture."""
-        inputs.check_theta(self, theta)
 
     @sees_weights()
     def transform(
@@ -218,7 +216,7 @@ class Celo:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CeloAdam:
+class CeloAdam(Rule):
     """Architecture of CeloAdam. Defaults are those of the released optimizer.
 
     Attributes:
@@ -240,7 +238,8 @@ class CeloAdam:
     epsilon: float = 1e-8
     base_width: float = 1.0
 
-    FEATURE_VERSION: ClassVar[int] = 1  # Changes when a theta would act differently.
+    NEEDS_NUM_STEPS: ClassVar[bool] = True
+    NEEDS_LOSS: ClassVar[bool] = True
 
     def __post_init__(self):
         """Check every field."""
@@ -252,10 +251,6 @@ class CeloAdam:
     def init(self, key: jax.Array) -> Theta:
         """Draw meta-parameters, laid out as Celo's without MLPs."""
         return network_lib.init_rnn(key, features.NUM_COMMON, self.lstm_hidden_size, 0)
-
-    def check_theta(self, theta: Theta) -> None:
-        """Raise ValueError, naming the leaf, unless theta fits this architecture."""
-        inputs.check_theta(self, theta)
 
     @sees_weights()
     def transform(

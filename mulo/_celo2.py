@@ -38,6 +38,7 @@ from mulo import _stacks as stacks_lib
 from mulo import mup as mup_lib
 from mulo._mup_transforms import scale_by_mup
 from mulo._mup_views import sees_weights
+from mulo._rule import Rule
 from mulo._wrappers import in_float32
 
 Theta = Any  # {"ff_mod_stack": {"w0__0", …, "b0", "w1", …}}, float32 arrays.
@@ -52,7 +53,7 @@ class Celo2State(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Celo2:
+class Celo2(Rule):
     """Architecture of Celo2.
 
     Attributes:
@@ -85,7 +86,7 @@ class Celo2:
     initial_rms_decays: tuple[float, ...] = (0.95,)
     initial_adafactor_decays: tuple[float, ...] = (0.9, 0.99, 0.999)
 
-    FEATURE_VERSION: ClassVar[int] = 1  # Changes when a theta would act differently.
+    HAS_LEARNING_RATE: ClassVar[bool] = True
 
     def __post_init__(self):
         """Check every field."""
@@ -132,10 +133,6 @@ class Celo2:
         for i, size in enumerate(sizes[1:]):
             layers[f"b{i}"] = jnp.zeros(size, jnp.float32)
         return {"ff_mod_stack": layers}
-
-    def check_theta(self, theta: Theta) -> None:
-        """Raise ValueError, naming the leaf, unless theta fits this architecture."""
-        inputs.check_theta(self, theta)
 
     @sees_weights()
     def transform(

@@ -21,6 +21,7 @@ from mulo import _numbers as numbers
 from mulo import _rule_inputs as inputs
 from mulo import _wrappers as wrappers
 from mulo._mup_views import sees_weights
+from mulo._rule import Rule
 from mulo._small_fc import SmallFC
 
 Theta = Any  # {"nn": {"w0", "b0", …}}, float32 arrays.
@@ -29,7 +30,7 @@ _DECAYS = ("momentum_decays", "rms_decays", "adafactor_decays")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ELO:
+class ELO(Rule):
     """Architecture of ELO's per-parameter MLP optimizer.
 
     Attributes:
@@ -53,7 +54,7 @@ class ELO:
     initial_rms_decays: tuple[float, ...] = (0.999,)
     initial_adafactor_decays: tuple[float, ...] = (0.9, 0.99, 0.999)
 
-    FEATURE_VERSION: ClassVar[int] = 1  # Changes when a theta would act differently.
+    HAS_LEARNING_RATE: ClassVar[bool] = True
 
     def __post_init__(self):
         """Check every field."""
@@ -77,10 +78,6 @@ class ELO:
           ``{"nn": {"w0": (39, hidden_size), "b0": (hidden_size,), …}}``, float32.
         """
         return {"nn": self._small_fc().init(key)["nn"]}
-
-    def check_theta(self, theta: Theta) -> None:
-        """Raise ValueError, naming the leaf, unless theta fits this architecture."""
-        inputs.check_theta(self, theta)
 
     @sees_weights()
     def transform(

@@ -12,7 +12,7 @@ References:
 """
 
 import dataclasses
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from mulo import _rule_inputs as inputs
 from mulo import _wrappers as wrappers
 from mulo._mup_transforms import scale_by_mup
 from mulo._mup_views import sees_weights
+from mulo._rule import Rule
 
 Theta = Any  # {"matrix": {"log_lr", …}, "vector": {…}}, float32 scalars.
 
@@ -37,7 +38,7 @@ class LearnedAdamState(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LearnedAdam:
+class LearnedAdam(Rule):
     """Architecture, if one may say so, of a meta-learned Adam.
 
     Attributes:
@@ -53,8 +54,6 @@ class LearnedAdam:
     initial_b2: float = 0.999
     initial_eps: float = 1e-8
     base_width: float = 1.0
-
-    FEATURE_VERSION: ClassVar[int] = 1  # Changes when a theta would act differently.
 
     def __post_init__(self):
         """Check every field."""
@@ -85,10 +84,6 @@ class LearnedAdam:
             name: {k: jnp.log(jnp.float32(v)) for k, v in values.items()}
             for name in CLASSES
         }
-
-    def check_theta(self, theta: Theta) -> None:
-        """Raise ValueError, naming the leaf, unless theta fits this architecture."""
-        inputs.check_theta(self, theta)
 
     @sees_weights()
     def transform(

@@ -40,6 +40,7 @@ from mulo import _rule_inputs as inputs
 from mulo import _stacks as stacks_lib
 from mulo import _wrappers as wrappers
 from mulo._mup_views import sees_weights
+from mulo._rule import Rule
 
 Theta = Any  # {"mix", "exponent", "caution", "schedule": {"w0", …}}, float32 arrays.
 Schedule = Literal["progress"] | None
@@ -56,7 +57,7 @@ class LearnedMuonState(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LearnedMuon:
+class LearnedMuon(Rule):
     """Architecture of the learned Muon.
 
     Attributes:
@@ -103,10 +104,15 @@ class LearnedMuon:
     max_input_dim: int = 10_000
     base_width: float = 1.0
 
-    FEATURE_VERSION: ClassVar[int] = 2  # Changes when a theta would act differently.
-    # Settings that cards of this version may lack: what their default does is nothing.
+    FEATURE_VERSION: ClassVar[int] = 2
+    NEEDS_NUM_STEPS: ClassVar[bool] = True
+    HAS_SCHEDULE: ClassVar[bool] = True
     LATER_FIELDS: ClassVar[tuple[str, ...]] = ("weight_decay",)
-    mup_rule: ClassVar[str] = kinds_lib.MUP_RULE
+
+    @property
+    def mup_rule(self) -> str:
+        """The rule of :func:`mulo.mup.update_multipliers` for its matrices."""
+        return kinds_lib.MUP_RULE
 
     def __post_init__(self):
         """Check every field."""
@@ -164,10 +170,6 @@ class LearnedMuon:
             sizes = (features, self.mlp_units, self.mlp_units, 1)
             theta["mlp"] = _network(keys[1], sizes)
         return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), theta)
-
-    def check_theta(self, theta: Theta) -> None:
-        """Raise ValueError, naming the leaf, unless theta fits this architecture."""
-        inputs.check_theta(self, theta)
 
     def extend(self, theta: Theta, rule: "LearnedMuon") -> Theta:
         """Meta-parameters for this rule that act as those of a smaller one.

@@ -27,6 +27,7 @@ from mulo._celo import Celo, CeloAdam
 from mulo._celo2 import Celo2
 from mulo._elo import ELO
 from mulo._lstm_ff import LSTMFF
+from mulo._rule import Rule
 from mulo._small_fc import SmallFC
 from mulo._velo import VeLO
 
@@ -59,7 +60,7 @@ def looks_like_msgpack(content: bytes) -> bool:
 
 
 def read(
-    content: bytes, where: str, *, rule: Any = None, gin: bytes | None = None
+    content: bytes, where: str, *, rule: Rule | None = None, gin: bytes | None = None
 ) -> tuple[Any, Any]:
     """Read a theta from flax msgpack.
 
@@ -90,7 +91,7 @@ def read(
 
 
 def from_public(
-    tree: Any, where: str, *, rule: Any = None, gin: bytes | None = None
+    tree: Any, where: str, *, rule: Rule | None = None, gin: bytes | None = None
 ) -> tuple[Any, Any]:
     """Turn a theta under its public names into an architecture and our theta.
 

@@ -29,6 +29,7 @@ from mulo import _lstm_ff_features as features
 from mulo import _rule_inputs as inputs
 from mulo._mup_transforms import step_factors
 from mulo._mup_views import sees_weights
+from mulo._rule import Rule
 
 Theta = Any  # {"ffmod_params": …, "rnn_params": …, …}, float32 arrays.
 
@@ -48,7 +49,7 @@ class LSTMFFState(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LSTMFF:
+class LSTMFF(Rule):
     """Architecture of LSTM-FF (``RNNMLPLOpt``), with the public defaults.
 
     Attributes:
@@ -75,7 +76,7 @@ class LSTMFF:
     decays: tuple[float, ...] = (0.5, 0.9, 0.99, 0.999, 0.9999)
     base_width: float = 1.0
 
-    FEATURE_VERSION: ClassVar[int] = 1  # Changes when a theta would act differently.
+    NEEDS_LOSS: ClassVar[bool] = True
 
     def __post_init__(self):
         """Check every field."""
@@ -137,10 +138,6 @@ class LSTMFF:
             "initial_from_mlp": message(keys[4], self.from_mlp_size),
             "initial_from_lstm": message(keys[5], self.from_lstm_size),
         }
-
-    def check_theta(self, theta: Theta) -> None:
-        """Raise ValueError, naming the leaf, unless theta fits this architecture."""
-        inputs.check_theta(self, theta)
 
     @sees_weights()
     def transform(

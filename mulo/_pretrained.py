@@ -1,7 +1,6 @@
 """A loaded theta, and the optax transformation it makes."""
 
 import dataclasses
-import inspect
 import warnings
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -12,6 +11,7 @@ import optax
 
 from mulo import _numbers as numbers
 from mulo import _wrappers as wrappers
+from mulo._rule import Rule
 from mulo._weight_decay import (
     WeightDecay,
     WeightDecayRule,
@@ -30,7 +30,7 @@ class Pretrained:
       card: What the file says about itself.
     """
 
-    rule: Any
+    rule: Rule
     theta: Any
     card: Mapping[str, Any]
 
@@ -46,9 +46,8 @@ class Pretrained:
             ", ".join(run.get("tasks", ())) or "unknown tasks",
             f"{self.card.get('meta_step', 'unknown')} meta-steps",
         ]
-        takes = inspect.signature(self.rule.transform).parameters
         use = ["mup=mup.infer(narrow, params)"]
-        use += ["num_steps=…"] if "num_steps" in takes else []
+        use += ["num_steps=…"] if self.rule.NEEDS_NUM_STEPS else []
         return "\n".join(
             (
                 f"Pretrained {type(self.rule).__name__}({settings})",
@@ -104,34 +103,29 @@ class Pretrained:
         mup = self._mup_tree(mup)
         if learning_rate is not None:
             numbers.check_learning_rate(learning_rate)
-        takes = inspect.signature(self.rule.transform).parameters
-        options: dict[str, Any] = {}
-        if "schedule" in takes:
-            options["schedule"] = schedule
-        elif schedule != "progress":
+        rule = self.rule
+        if schedule != "progress" and not rule.HAS_SCHEDULE:
             raise ValueError(
                 f"{type(self.rule).__name__} has no schedule to leave out, got "
                 f"schedule={schedule!r}."
             )
-        if "num_steps" in takes:
-            options["num_steps"] = num_steps
-        if "learning_rate" in takes:
-            options["learning_rate"] = 1.0
-            rate = self.rule.learning_rate if learning_rate is None else learning_rate
-        else:
-            rate = 1.0 if learning_rate is None else learning_rate
+        options = rule.options(
+            num_steps=num_steps, learning_rate=1.0, schedule=schedule
+        )
+        if learning_rate is None:
+            learning_rate = getattr(rule, "learning_rate", 1.0)
         chain = optax.chain(
-            self.rule.transform(self.theta, mup=mup, **options),
+            rule.transform(self.theta, mup=mup, **options),
             remove_weights(
                 weight_decay,
                 mup if weight_decay_rule == "coupled" else None,
-                getattr(self.rule, "mup_rule", "adam"),
-                self.rule.base_width,
+                rule.mup_rule,
+                rule.base_width,
             ),
-            _scale(rate),
+            _scale(learning_rate),
         )
         chain = wrappers.in_float32(chain)
-        return wrappers.with_known_state(type(self.rule).__name__, chain)
+        return wrappers.with_known_state(type(rule).__name__, chain)
 
     def _mup_tree(self, mup: Any) -> Any:
         """The tree that was given, None for the standard parametrization."""

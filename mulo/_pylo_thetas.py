@@ -17,6 +17,7 @@ from mulo import _rule_inputs as inputs
 from mulo._celo2 import Celo2
 from mulo._celo2_leaf import GROUPS
 from mulo._elo import ELO
+from mulo._rule import Rule
 from mulo._small_fc import SmallFC
 
 # Files of btherien/mulo on the Hub.
@@ -34,7 +35,7 @@ def is_celo2(tensors: Mapping[str, np.ndarray]) -> bool:
 
 
 def read(
-    tensors: Mapping[str, np.ndarray], rule: Any, where: str
+    tensors: Mapping[str, np.ndarray], rule: Rule | None, where: str
 ) -> tuple[Celo2 | ELO, Any]:
     """Turn PyLO's tensors into a theta.
 

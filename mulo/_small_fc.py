@@ -16,7 +16,7 @@ References:
 """
 
 import dataclasses
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,7 @@ from mulo import _small_fc_leaf as leaf_lib
 from mulo import _stacks as stacks_lib
 from mulo._mup_transforms import step_factors
 from mulo._mup_views import sees_weights
+from mulo._rule import Rule
 
 Theta = Any  # {"nn": {"w0", "b0", …}, "momentum_decays", …}, float32 arrays.
 
@@ -40,7 +41,7 @@ class SmallFCState(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SmallFC:
+class SmallFC(Rule):
     """Architecture of the per-parameter MLP optimizer.
 
     Attributes:
@@ -64,8 +65,6 @@ class SmallFC:
     initial_momentum_decays: tuple[float, ...] = (0.9, 0.99, 0.999)
     initial_rms_decays: tuple[float, ...] = (0.999,)
     initial_adafactor_decays: tuple[float, ...] = (0.9, 0.99, 0.999)
-
-    FEATURE_VERSION: ClassVar[int] = 1  # Changes when a theta would act differently.
 
     def __post_init__(self):
         """Check every field."""
@@ -136,10 +135,6 @@ class SmallFC:
                 1.0,
             ),
         )
-
-    def check_theta(self, theta: Theta) -> None:
-        """Raise ValueError, naming the leaf, unless theta fits this architecture."""
-        inputs.check_theta(self, theta)
 
     @sees_weights()
     def transform(

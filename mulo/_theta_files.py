@@ -26,6 +26,7 @@ from mulo import _hints as hints
 from mulo import _legacy_thetas as _legacy
 from mulo import _pylo_thetas as _pylo
 from mulo._pretrained import Pretrained as Pretrained
+from mulo._rule import Rule
 
 MODEL_NAME = "model.safetensors"
 CARD_NAME = "card.json"
@@ -38,7 +39,7 @@ _PYLO_VELO = ("VeLO_RNN", "VeLO_MLP")
 
 def save(
     directory: str | os.PathLike[str],
-    rule: Any,
+    rule: Rule,
     theta: Any,
     *,
     card: Mapping[str, Any] | None = None,
@@ -85,7 +86,7 @@ def load(
     name_or_path: str | os.PathLike[str],
     *,
     revision: str | None = None,
-    rule: Any = None,
+    rule: Rule | None = None,
 ) -> Pretrained:
     """Load a theta.
 
@@ -170,7 +171,9 @@ def _load_file(path: Path) -> Pretrained:
     return _load_alone(path.read_bytes(), str(path))
 
 
-def _load_directory(directory: Path, where: str, rule: Any = None) -> Pretrained:
+def _load_directory(
+    directory: Path, where: str, rule: Rule | None = None
+) -> Pretrained:
     model_path, card_path = directory / MODEL_NAME, directory / CARD_NAME
     if not model_path.is_file():
         if all((directory / name / MODEL_NAME).is_file() for name in _PYLO_VELO):
@@ -256,7 +259,7 @@ def _is_legacy(path: Path) -> bool:
         return _legacy.looks_like_msgpack(file.read(1))
 
 
-def _load_legacy(path: Path, rule: Any) -> Pretrained:
+def _load_legacy(path: Path, rule: Rule | None) -> Pretrained:
     """Load flax msgpack, with the settings of a config.gin beside it."""
     content = path.read_bytes()
     gin = path.with_name("config.gin")
@@ -279,7 +282,7 @@ def _load_pylo_velo(directory: Path) -> Pretrained:
     return _without_card(rule, theta, b"".join(contents), "PyLO's VeLO")
 
 
-def _without_card(rule: Any, theta: Any, content: bytes, source: str) -> Pretrained:
+def _without_card(rule: Rule, theta: Any, content: bytes, source: str) -> Pretrained:
     card = _cards.build(rule, {"source": source, "git_commit": None})
     card["sha256"] = hashlib.sha256(content).hexdigest()
     return Pretrained(rule, jax.tree.map(jnp.asarray, theta), card)

@@ -34,6 +34,7 @@ from mulo import _velo_leaf as leaf_lib
 from mulo import _velo_network as network_lib
 from mulo._mup_transforms import step_factors
 from mulo._mup_views import sees_weights
+from mulo._rule import Rule
 
 Theta = Any  # {"lstm_init_state": …, "rnn_params": …, "ff_mod_stack": …}, float32.
 
@@ -49,7 +50,7 @@ class VeLOState(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class VeLO:
+class VeLO(Rule):
     """Architecture of VeLO (``HyperV2``).
 
     Defaults are those of the released 4000-TPU-month optimizer.
@@ -92,7 +93,8 @@ class VeLO:
     initial_rms_decays: tuple[float, ...] = (0.999,)
     initial_adafactor_decays: tuple[float, ...] = (0.9, 0.99, 0.999)
 
-    FEATURE_VERSION: ClassVar[int] = 1  # Changes when a theta would act differently.
+    NEEDS_NUM_STEPS: ClassVar[bool] = True
+    NEEDS_LOSS: ClassVar[bool] = True
 
     def __post_init__(self):
         """Check every field."""
@@ -139,10 +141,6 @@ class VeLO:
             ),
             "ff_mod_stack": network_lib.init_bank(bank_key, self),
         }
-
-    def check_theta(self, theta: Theta) -> None:
-        """Raise ValueError, naming the leaf, unless theta fits this architecture."""
-        inputs.check_theta(self, theta)
 
     @sees_weights()
     def transform(

@@ -26,6 +26,7 @@ from mulo import _hints as hints
 from mulo import _legacy_thetas, _pylo_thetas
 from mulo import _theta_files as theta_files
 from mulo._celo2 import Celo2
+from mulo._rule import Rule
 
 RECORD_NAME = "record.json"
 _TIMEOUT_SECS = 60
@@ -55,7 +56,7 @@ class Source:
     beside: tuple[str, ...]
     about: str
     architecture: str
-    rule: Any = None
+    rule: Rule | None = None
     sha256: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
@@ -294,7 +295,7 @@ def _known(name: str) -> str:
     return name
 
 
-def _rule_argument(rule: Any) -> str:
+def _rule_argument(rule: Rule | None) -> str:
     """What to give to `mulo.load` besides a path, where the file does not tell."""
     if rule is None:
         return ""

@@ -11,13 +11,14 @@ not run on today's JAX and computes other updates.
 """
 
 import importlib
-import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+
+from mulo._rule import Rule
 
 HOW_TO_ADD = (
     "Install its head: pip install --no-deps "
@@ -44,7 +45,7 @@ class OptimizerState(NamedTuple):
         return self._replace(**changes)
 
 
-def learned_optimizer(rule: Any, *, mup: Any = None) -> Any:
+def learned_optimizer(rule: Rule, *, mup: Any = None) -> Any:
     """Wrap one of our rules as a ``LearnedOptimizer`` of learned_optimization.
 
     Theta is the rule's own: what its trainers make of it goes into `mulo.save` as it
@@ -154,10 +155,9 @@ def apply_gradients(
 class _LearnedOptimizer:
     """Our rule under the interface of the peer's LearnedOptimizer."""
 
-    def __init__(self, rule: Any, mup: Any):
+    def __init__(self, rule: Rule, mup: Any):
         self._rule = rule
         self._mup = mup
-        self._takes = set(inspect.signature(rule.transform).parameters)
 
     def init(self, key):
         return self._rule.init(key)
@@ -166,7 +166,7 @@ class _LearnedOptimizer:
         del is_training
 
         def make(num_steps):
-            horizon = {"num_steps": num_steps} if "num_steps" in self._takes else {}
+            horizon = self._rule.options(num_steps=num_steps)
             return self._rule.transform(theta, mup=self._mup, **horizon)
 
         base = _load("optimizers.base")

@@ -30,6 +30,7 @@ from mulo._learned_muon import LearnedMuon
 from mulo._lstm_ff import LSTMFF
 from mulo._muon import muon
 from mulo._pretrained import Pretrained
+from mulo._rule import Rule
 from mulo._shampoo import shampoo
 from mulo._small_fc import SmallFC
 from mulo._soap import soap
@@ -51,9 +52,6 @@ class Optimizer:
       summary: One line, for reports.
       make: Hand-designed: the factory, called with the learning rate. Learned: the
         architecture's class.
-      learned: Whether it needs a theta.
-      needs_num_steps: Whether it must know the length of the run.
-      needs_loss: Whether ``update`` must be given ``value=loss``.
       non_finite: What becomes of gradient entries that are not finite.
       fixed: Settings that belong to the name.
       mup_defaults: Defaults of the μP form that differ.
@@ -62,12 +60,24 @@ class Optimizer:
     name: str
     summary: str
     make: Callable[..., Any]
-    learned: bool = False
-    needs_num_steps: bool = False
-    needs_loss: bool = False
     non_finite: NonFinite = "stays in its leaf"
     fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     mup_defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def learned(self) -> bool:
+        """Whether it needs a theta."""
+        return isinstance(self.make, type)
+
+    @property
+    def needs_num_steps(self) -> bool:
+        """Whether it must know the length of the run."""
+        return getattr(self.make, "NEEDS_NUM_STEPS", False)
+
+    @property
+    def needs_loss(self) -> bool:
+        """Whether ``update`` must be given ``value=loss``."""
+        return getattr(self.make, "NEEDS_LOSS", False)
 
     @property
     def hyper(self) -> dict[str, Any]:
@@ -78,8 +88,7 @@ class Optimizer:
                 taken[name] = parameter.default
         if self.learned:
             taken |= {"weight_decay": 0.0, "weight_decay_rule": "independent"}
-            transform = getattr(self.make, "transform")  # noqa: B009
-            if "schedule" in inspect.signature(transform).parameters:
+            if getattr(self.make, "HAS_SCHEDULE", False):
                 taken["schedule"] = "progress"
         return taken
 
@@ -120,42 +129,34 @@ _OPTIMIZERS = (
         name="learned_adam",
         summary="Adam with meta-learned hyper-parameters",
         make=LearnedAdam,
-        learned=True,
         non_finite=_IGNORES,
     ),
     Optimizer(
         name="learned_muon",
         summary="Muon and Adam with learned momenta, normalization and schedules",
         make=LearnedMuon,
-        learned=True,
-        needs_num_steps=True,
         non_finite=_IGNORES,
     ),
     Optimizer(
         name="small_fc",
         summary="SmallFC: per-parameter MLP (small_fc_lopt, μLO)",
         make=SmallFC,
-        learned=True,
     ),
     Optimizer(
         name="annealed_fc",
         summary="SmallFC by progress, annealed",
         make=AnnealedFC,
-        learned=True,
-        needs_num_steps=True,
     ),
     Optimizer(
         name="elo",
         summary="ELO: SmallFC with fixed decays and a learning rate",
         make=ELO,
-        learned=True,
         non_finite=_IGNORES,
     ),
     Optimizer(
         name="celo2",
         summary="Celo2: learned, orthogonalized directions; Adam for the rest",
         make=Celo2,
-        learned=True,
         non_finite=_IGNORES,
         fixed={"orthogonalize": True},
     ),
@@ -163,7 +164,6 @@ _OPTIMIZERS = (
         name="celo2_base",
         summary="Celo2-base: learned directions of unit length",
         make=Celo2,
-        learned=True,
         non_finite=_IGNORES,
         fixed={"orthogonalize": False},
     ),
@@ -171,9 +171,6 @@ _OPTIMIZERS = (
         name="velo",
         summary="VeLO: LSTM per tensor, bank of per-parameter MLPs (μVeLO)",
         make=VeLO,
-        learned=True,
-        needs_num_steps=True,
-        needs_loss=True,
         non_finite=_IGNORES,
         mup_defaults={"param_scale_mult": False},
     ),
@@ -181,9 +178,6 @@ _OPTIMIZERS = (
         name="celo",
         summary="Celo: LSTM scheduler over a per-parameter MLP",
         make=Celo,
-        learned=True,
-        needs_num_steps=True,
-        needs_loss=True,
         non_finite=_IGNORES,
         mup_defaults={"param_scale_mult": False},
     ),
@@ -191,17 +185,12 @@ _OPTIMIZERS = (
         name="celo_adam",
         summary="Celo-Adam: LSTM scheduler over Adam",
         make=CeloAdam,
-        learned=True,
-        needs_num_steps=True,
-        needs_loss=True,
         non_finite=_IGNORES,
     ),
     Optimizer(
         name="lstm_ff",
         summary="LSTM-FF: LSTM per tensor steering a per-parameter MLP",
         make=LSTMFF,
-        learned=True,
-        needs_loss=True,
         non_finite=_IGNORES,
     ),
 )
@@ -365,7 +354,7 @@ def _with_rule(optimizer, mup, theta, hyper):
     return dataclasses.replace(theta, rule=dataclasses.replace(rule, **hyper))
 
 
-def _name_of(rule: Any) -> str:
+def _name_of(rule: Rule) -> str:
     for optimizer in _OPTIMIZERS:
         if type(rule) is optimizer.make and all(
             getattr(rule, key) == value for key, value in optimizer.fixed.items()

@@ -128,8 +128,11 @@ class Told(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Listener:
+class Listener(mulo.Rule):
     """A rule that keeps in its state which lengths it was told; it does not train."""
+
+    NEEDS_NUM_STEPS = True
+    base_width: float = 1.0
 
     def init(self, key):
         del key

@@ -14,10 +14,13 @@ MUP = {"mid": Scaling("hidden", 16, 16), "bias": Scaling("input", 1, 16)}
 
 
 @dataclasses.dataclass(frozen=True)
-class Descent:
+class Descent(mulo.Rule):
     """Gradient descent as an architecture; compiles in no time."""
 
     base_width: float = 8.0
+
+    def init(self, key):
+        raise NotImplementedError
 
     def transform(self, theta, *, mup=None):
         del mup
@@ -25,10 +28,10 @@ class Descent:
 
 
 @dataclasses.dataclass(frozen=True)
-class DescentToZero:
+class DescentToZero(Descent):
     """The same, and needs the length of the run."""
 
-    base_width: float = 8.0
+    NEEDS_NUM_STEPS = True
 
     def transform(self, theta, *, mup=None, num_steps):
         del mup
