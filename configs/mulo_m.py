@@ -1,6 +1,7 @@
 """mulo-m: LearnedMuon on a mixture of tasks, for every kind of network.
 
     python -m meta_train --config=configs/mulo_m.py --workdir=runs/mulo_m
+    python -m meta_train --config=configs/mulo_m.py:decay --workdir=runs/mulo_m_decay
 
 From the released mulo-s, goes on with MLPs on CIFAR-10 (8x8 gray, two widths, two
 depths; 16x16), Fashion-MNIST 14x14 and digits, an autoencoder and a small transformer
@@ -8,9 +9,10 @@ on bytes, widths 16 to 128, batches of 8 to 128, lengths of 100 to 5,000. Late l
 count, as logarithms, so that solved tasks do too; noise is kept over whole runs; no
 task's gradient may drown the others'. docs/recipes.md says what each of these is worth.
 
-Variants: ``full``, 47 minutes on one core; ``longer`` goes on from the released mulo-m
-for two hours, at half of the meta-rate, with text as long as the MLPs and one more
-autoencoder, and found nothing better by its probes; ``smoke``: seconds, on digits.
+Variants: ``full``, 47 minutes on one core; ``decay``, about an hour, goes on from there
+with a learned weight decay, two convolutions, a second autoencoder and longer text: the
+released theta; ``longer`` goes on from ``full`` for two hours without these, and found
+nothing better by its probes; ``smoke``: seconds, on digits.
 """
 
 import ml_collections
@@ -33,12 +35,17 @@ LONGER = (
     ("mlpae-w32-d3-digits", 64, 4, 3_000),
     ("transformer-w32-d1-k8-s32-tiny_shakespeare", 8, 4, 5_000),
 )
+DECAY = (
+    *LONGER,
+    ("conv-w4-d2-fashion_mnist:14x14", 16, 8, 1_000),
+    ("conv-w8-d2-cifar10:8x8:gray", 16, 4, 1_000),
+)
 
 
 def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     """Return the config of a variant."""
     c = base.meta_training()
-    mixture = LONGER if variant == "longer" else MIXTURE
+    mixture = {"longer": LONGER, "decay": DECAY}.get(variant, MIXTURE)
     c.tasks, c.batch_examples, num_pairs, max_length_steps = zip(*mixture, strict=True)
     c.rule.name = "learned_muon"
     c.init_theta = "mulo-s"
@@ -72,9 +79,17 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     )
     c.run.update(meta_steps=1_000, log_steps=10, checkpoint_steps=50)
     if variant == "longer":
-        c.init_theta = "mulo-m"
+        c.init_theta = "runs/mulo_m/theta"
         c.meta_optimizer.update(peak_lr=2e-3, end_lr=2e-5, decay_steps=2_800)
         c.run.meta_steps = 2_800
+    elif variant == "decay":
+        c.init_theta = "runs/mulo_m/theta"
+        c.rule.weight_decay = 0.003
+        c.probes.tasks += ("conv-w12-d2-cifar10:8x8:gray",)
+        c.probes.batch_examples += (32,)
+        c.probes.steps += (400,)
+        c.meta_optimizer.update(peak_lr=3e-3, end_lr=3e-5, decay_steps=1_200)
+        c.run.meta_steps = 1_200
     elif variant == "smoke":
         c.tasks, c.batch_examples = ("mlp-w8-d2-digits",), 16
         base.smoke(c)
@@ -83,5 +98,5 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
             tasks=("mlp-w8-d2-digits",), batch_examples=16, steps=10, every_steps=3
         )
     elif variant != "full":
-        raise base.unknown(variant, "smoke", "full", "longer")
+        raise base.unknown(variant, "smoke", "full", "longer", "decay")
     return c
