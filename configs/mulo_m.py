@@ -84,7 +84,7 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
         c.run.meta_steps = 2_800
     elif variant == "decay":
         c.init_theta = "runs/mulo_m/theta"
-        c.rule.weight_decay = 0.003
+        c.rule.weight_decay_unit = 0.003
         c.probes.tasks += ("conv-w12-d2-cifar10:8x8:gray",)
         c.probes.batch_examples += (32,)
         c.probes.steps += (400,)

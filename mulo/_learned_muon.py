@@ -11,7 +11,7 @@ output, vector),
   noise,
 * how much of d is left where it points against the latest gradient ("caution"), and
 * a network from x, T, s and the number of hidden arrays to the logarithm of a factor on
-  the rate and, with ``weight_decay``, to a decoupled weight decay;
+  the rate and, with ``weight_decay_unit``, to a decoupled weight decay;
 
 and, for all roles together, a per-parameter MLP that corrects d (``mlp_units``, off by
 default). Nothing depends on the gradients' scale. Time enters as progress: a longer run
@@ -76,9 +76,9 @@ class LearnedMuon(Rule):
       warmup_frac: Share of the run with a linear warm-up.
       final_frac: Rate at the end of the linear decay, as a share of its peak.
       schedule_units: Hidden units of the schedule's network.
-      weight_decay: Share of a matrix that decays per step at the peak of the schedule
-        where its network says 1; it says 0 at zero offset, and less counts as 0. 0 for
-        a rule that learns none.
+      weight_decay_unit: Share of a matrix that decays per step, at the peak of the
+        schedule, where its network says 1; it says 0 at zero offset, and less counts as
+        0. 0 for a rule that learns none.
       mlp_units: Units of both hidden layers of the per-parameter MLP; 0 for none.
       ns_steps: Newton-Schulz iterations.
       max_input_dim: Input matrices with a longer side, such as the embeddings of a
@@ -98,7 +98,7 @@ class LearnedMuon(Rule):
     warmup_frac: float = 0.02
     final_frac: float = 0.01
     schedule_units: int = 8
-    weight_decay: float = 0.0
+    weight_decay_unit: float = 0.0
     mlp_units: int = 0
     ns_steps: int = 5
     max_input_dim: int = 10_000
@@ -107,7 +107,7 @@ class LearnedMuon(Rule):
     FEATURE_VERSION: ClassVar[int] = 2
     NEEDS_NUM_STEPS: ClassVar[bool] = True
     HAS_SCHEDULE: ClassVar[bool] = True
-    LATER_FIELDS: ClassVar[tuple[str, ...]] = ("weight_decay",)
+    LATER_FIELDS: ClassVar[tuple[str, ...]] = ("weight_decay_unit",)
 
     @property
     def mup_rule(self) -> str:
@@ -120,7 +120,7 @@ class LearnedMuon(Rule):
         inputs.check_sizes(self, ("schedule_units", "ns_steps", "max_input_dim"))
         inputs.check_decays(self, ("initial_momentum_decays",))
         inputs.check_single_decays(
-            self, ("initial_rms_decay", "warmup_frac", "weight_decay")
+            self, ("initial_rms_decay", "warmup_frac", "weight_decay_unit")
         )
         if type(self.mlp_units) is not int or self.mlp_units != 0:
             inputs.check_sizes(self, ("mlp_units",))
@@ -151,11 +151,11 @@ class LearnedMuon(Rule):
         Returns:
           Float32 arrays: ``mix`` (R, K), ``exponent`` (R,) and ``caution`` (R,),
           offsets from the initial values; ``schedule`` with ``w0`` (F, units), ``b0``,
-          ``w1`` (units, R), ``b1``, R and three more with ``weight_decay``; with
+          ``w1`` (units, R), ``b1``, R and three more with ``weight_decay_unit``; with
           ``mlp_units``, ``mlp`` with ``w0`` … ``b2``.
         """
         keys = jax.random.split(key)
-        outputs = len(ROLES) + bool(self.weight_decay) * len(schedule_lib.DECAYED)
+        outputs = len(ROLES) + bool(self.weight_decay_unit) * len(schedule_lib.DECAYED)
         theta = {
             "mix": jnp.zeros((len(ROLES), 1 + len(self.initial_momentum_decays))),
             "exponent": jnp.zeros(len(ROLES)),
@@ -184,14 +184,23 @@ class LearnedMuon(Rule):
         Raises:
           ValueError: If the rules differ in anything else, or theta does not fit.
         """
+        if not isinstance(rule, LearnedMuon):
+            raise ValueError(
+                f"Only a theta of LearnedMuon can be extended, got {type(rule)}."
+            )
         smaller = dataclasses.replace(
-            self, weight_decay=rule.weight_decay, mlp_units=rule.mlp_units
+            self, weight_decay_unit=rule.weight_decay_unit, mlp_units=rule.mlp_units
         )
         if smaller != rule or any(
             getattr(rule, option) not in (0, getattr(self, option))
-            for option in ("weight_decay", "mlp_units")
+            for option in ("weight_decay_unit", "mlp_units")
         ):
-            raise ValueError(f"{self} is not {rule} with options added to it.")
+            fields = (field.name for field in dataclasses.fields(self))
+            differ = [k for k in fields if getattr(self, k) != getattr(rule, k)]
+            raise ValueError(
+                "Only weight_decay_unit and mlp_units can be added to a rule, where it "
+                f"has 0; these differ: {', '.join(differ)}."
+            )
         rule.check_theta(theta)
 
         def fill(new, old):
@@ -274,7 +283,7 @@ class LearnedMuon(Rule):
         def update_fn(updates, state, params=None, **extra_args):
             del extra_args
             inputs.check_floating("LearnedMuon", updates)
-            for option in ("mlp_units", "weight_decay"):
+            for option in ("mlp_units", "weight_decay_unit"):
                 if getattr(self, option):
                     inputs.require_params(f"LearnedMuon with {option}", params)
             count = optax.safe_increment(state.count)

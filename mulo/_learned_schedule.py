@@ -76,15 +76,15 @@ def rates(
     factors = jnp.asarray([rule.role_factors[role] for role in roles], jnp.float32)
     factors *= jnp.exp(out[rows, jnp.asarray(roles)])
     decays = None
-    if rule.weight_decay:
+    if rule.weight_decay_unit:
         names = [kinds_lib.ROLES[role] for role in roles]
         columns = [
             len(kinds_lib.ROLES) + DECAYED.index(name) if name in DECAYED else -1
             for name in names
         ]
         decayed = jnp.asarray([column >= 0 for column in columns], jnp.float32)
-        decays = rule.weight_decay * annealed * decayed
+        decays = rule.weight_decay_unit * annealed * decayed
         decays *= jnp.clip(
-            out[rows, jnp.asarray(columns)], 0.0, 0.5 / rule.weight_decay
+            out[rows, jnp.asarray(columns)], 0.0, 0.5 / rule.weight_decay_unit
         )
     return rule.step_size * annealed * factors, decays

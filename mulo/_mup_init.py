@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from mulo import _mup_multipliers as multipliers
+from mulo import _mup_names as names_lib
 from mulo import _mup_trees as trees
 from mulo._mup_scaling import Scaling
 
@@ -67,20 +68,11 @@ def initial_scale(name: str, scaling: Scaling) -> float | None:
     """Standard deviation to draw a leaf with; None if it stays as the model has it."""
     if scaling.finite:
         return None
-    if scaling.tied or _is_embedding(name):
+    if scaling.tied or names_lib.is_embedding(name, scaling.shape or ()):
         return 1.0  # Looked up, not summed over.
     if scaling.role == "input" and scaling.fan_in == 1:
         return None
     return multipliers.init_std(scaling)
-
-
-def _is_embedding(name: str) -> bool:
-    """Flax's own leaves, and the weight of a module called so, as in equinox."""
-    module, leaf = trees.cut(name)
-    if leaf == "weight":
-        leaf = trees.cut(module[:-1])[1].lower()
-        return "embed" in leaf
-    return leaf in ("embedding", "embeddings")
 
 
 def describe(scalings: Any, *, base_width: float = 1.0) -> str:

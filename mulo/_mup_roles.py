@@ -13,6 +13,7 @@ import jax
 
 from mulo import _mup_axes as axes_lib
 from mulo import _mup_doubts as doubts
+from mulo import _mup_layouts as layouts_lib
 from mulo import _mup_said as said_lib
 from mulo import _mup_trees as trees
 from mulo._mup_axes import Layout
@@ -83,8 +84,8 @@ def infer(
         sizes only, one after the other.
       overrides: Role, or whole :class:`Scaling`, by path pattern. A role leaves fans
         and layout as they are inferred, except that ``"output"`` on an embedding is
-        read along its rows, and ``"input"`` on a matrix whose first axis grows says
-        that its axes come the other way round. ``"tied"`` is an embedding whose
+        read along its rows, and ``"input"`` on a weight whose first axis grows says
+        that its axes come in another order. ``"tied"`` is an embedding whose
         transpose gives the logits: it has a readout's forward multiplier and does not
         start at zero. A dict changes the fields of Scaling that it names.
 
@@ -118,23 +119,29 @@ def infer(
                 f"and {shape}. Both must be the same model at two widths."
             )
     _check_directions(narrow_shapes, target_shapes)
-    scalings = {
-        name: _scaling(
-            name,
-            narrow_shapes[name],
-            shape,
-            Said(
-                given.get(name),
-                layouts.get(name, "in_out"),
-                stacks.get(name, 0),
-                fusions.get(name, 1),
-            ),
+    scalings = {}
+    for name, shape in target_shapes.items():
+        said = Said(
+            given.get(name),
+            layouts.get(name, "in_out"),
+            stacks.get(name, 0),
+            fusions.get(name, 1),
         )
-        for name, shape in target_shapes.items()
-    }
+        try:
+            scalings[name] = _scaling(name, narrow_shapes[name], shape, said)
+        except _Ambiguous as error:
+            raise ValueError(str(error)) from None
     whole = [name for name, said in given.items() if not isinstance(said, str)]
-    doubts.check_layouts(scalings, narrow_shapes, target_shapes, whole)
-    doubts.warn(scalings, given)
+    layouts_lib.check(scalings, narrow_shapes, target_shapes, whole)
+    layouts_lib.warn_of_stacks(scalings, narrow_shapes, target_shapes, given)
+    turned = [
+        name
+        for name in given
+        if scalings[name].layout != layouts.get(name, "in_out")
+        and scalings[name].role == "input"
+        and not scalings[name].tied
+    ]
+    doubts.warn(scalings, given, turned)
     return jax.tree.unflatten(jax.tree.structure(target), list(scalings.values()))
 
 
@@ -163,6 +170,9 @@ def _scaling(
 ) -> Scaling:
     """The scaling of one leaf, with its layout and copies."""
     given, layout = said.override, said.layout
+    role = given.get("role") if isinstance(given, Mapping) else given
+    if isinstance(given, Mapping):
+        layout = given.get("layout", layout)
     whole: dict[str, Any] = {"shape": shape}
     copy_axes = _stacked_axes(name, narrow, shape, said.stacked)
     if said.fused > 1:
@@ -173,17 +183,11 @@ def _scaling(
     one, one_narrow = (axes_lib.without_copies(x, copy_axes) for x in (shape, narrow))
     if given == "tied":
         layout = "in_out"  # An embedding is (vocabulary, width) in every library.
+    if role == "input" and not _is_output_side(name):
+        layout = _turned(layout, one_narrow, one)
     if layout != "in_out" and len(one) > 1 and not _is_output_side(name):
         whole["layout"] = layout
         one, one_narrow = (axes_lib.canonical(layout, x) for x in (one, one_narrow))
-    role = given.get("role") if isinstance(given, Mapping) else given
-    grown = [k for k, (a, b) in enumerate(zip(one_narrow, one, strict=True)) if a != b]
-    if role == "input" and len(one) == 2 and grown == [0] and not _is_output_side(name):
-        # Of an input weight the output side grows: its axes come the other way round.
-        whole["layout"] = (
-            "in_out" if layout in ("out_in", "kernel_out_in") else "out_in"
-        )
-        one, one_narrow = one[::-1], one_narrow[::-1]
     if isinstance(given, Scaling):
         scaling = given
         if given.layout != "in_out":
@@ -207,6 +211,18 @@ def _scaling(
             f"{scaling.size}, but the leaf has {math.prod(shape)} entries {shape}."
         )
     return scaling
+
+
+def _turned(layout: str, narrow: tuple[int, ...], shape: tuple[int, ...]) -> str:
+    """The layout in which the axis that grows is the output, as an input weight's is.
+
+    Only where the first axis of all would be the input side, and grows alone.
+    """
+    ones = [axes_lib.canonical(layout, x) for x in (shape, narrow)]
+    grown = [k for k, (a, b) in enumerate(zip(*ones, strict=True)) if a != b]
+    if len(shape) < 2 or grown != [0]:
+        return layout
+    return "out_in" if shape[0] != narrow[0] else "in_out"
 
 
 def _stacked_axes(
@@ -331,7 +347,7 @@ def _cut(role: Role, shape: tuple[int, ...], k: int, finite: bool = False) -> Sc
     return Scaling(role, math.prod(shape[:k]), math.prod(shape[k:]), finite)
 
 
-class _Ambiguous(ValueError):
+class _Ambiguous(Exception):
     """The sides of a leaf cannot be told from its shapes."""
 
     def __init__(
@@ -339,12 +355,13 @@ class _Ambiguous(ValueError):
     ):
         super().__init__(
             f"The μP role of {trees.label(name)} is ambiguous: {narrow} in the narrow "
-            f"model, {shape} in the target, and of the axes that differ, {why}. Say "
+            f"model, {shape} in the target (axes ordered as (*kernel, in, out), copies "
+            f"left out), and of the axes that differ, {why}. Say "
             f'what it is: overrides={{"{name}": mulo.mup.Scaling(role, fan_in, '
             "fan_out)}, where fan_in × fan_out × copies is the number of entries (for "
-            "a fused query, key and value say fused=); a role alone will do where the "
-            "last axis is the output side. If its axes come in another order than "
-            '(*kernel, in, out), as in equinox and torch, say layout="out_in".'
+            "copies of a layer say stacked=, for a fused query, key and value fused=); "
+            "a role alone will do where the last axis is the output side. If its axes "
+            "come in another order, as in equinox and torch, say layout=."
         )
 
 

@@ -41,6 +41,11 @@ def step_factors(
     numbers.check_base_width(base_width)
     if mup is None:
         return lambda tree: jax.tree.map(lambda _: 1.0, tree)  # Keeps MaskedNodes.
+    if isinstance(mup, str):
+        raise ValueError(
+            f"mup must be a tree of mulo.mup.Scaling, or None for the standard "
+            f'parametrization, got {mup!r}; "standard" is for thetas of mulo.load.'
+        )
     if isinstance(factor_of, str):
         optimizer = factor_of
         # Of all leaves at once, for its errors to name them.

@@ -11,7 +11,7 @@ from test_mulo_learned_muon import RULE, theta_of, tree, walk
 import mulo
 from mulo import _cards
 
-DECAYING = mulo.LearnedMuon(weight_decay=0.01)
+DECAYING = mulo.LearnedMuon(weight_decay_unit=0.01)
 
 
 def says(theta, *outputs):
@@ -47,7 +47,7 @@ def test_no_more_than_half_of_an_array_goes_in_a_step():
     np.testing.assert_allclose(lost, 0.5 * 0.01 * tree(99)["hidden"], rtol=1e-3)
 
 
-@pytest.mark.parametrize("options", [{"weight_decay": 0.01}, {"mlp_units": 2}])
+@pytest.mark.parametrize("options", [{"weight_decay_unit": 0.01}, {"mlp_units": 2}])
 def test_a_theta_that_options_are_added_to_acts_as_before(options):
     larger = dataclasses.replace(RULE, **options)
     theta = theta_of(seed=5)
@@ -64,11 +64,12 @@ def test_a_theta_that_options_are_added_to_acts_as_before(options):
 def test_only_options_can_be_added_to_a_theta():
     for rule, other in (
         (RULE, DECAYING),  # Taken away.
-        (mulo.LearnedMuon(weight_decay=0.02), DECAYING),
+        (mulo.LearnedMuon(weight_decay_unit=0.02), DECAYING),
         (mulo.LearnedMuon(schedule_units=9), RULE),
+        (RULE, mulo.SmallFC()),
     ):
-        with pytest.raises(ValueError, match="with options added to it"):
-            rule.extend(theta_of(other), other)
+        with pytest.raises(ValueError, match="Only "):
+            rule.extend({}, other)
     with pytest.raises(ValueError, match="theta lacks leaf 'caution'"):
         DECAYING.extend({}, RULE)
 
@@ -77,14 +78,14 @@ def test_weight_decay_needs_params():
     params = tree(0)
     tx = DECAYING.transform(theta_of(DECAYING), num_steps=10)
     with pytest.raises(
-        ValueError, match="LearnedMuon with weight_decay reads the param"
+        ValueError, match="LearnedMuon with weight_decay_unit reads the param"
     ):
         tx.update(params, tx.init(params))
 
 
 def test_cards_from_before_it_are_of_rules_without():
     card = _cards.build(RULE, {})
-    card["config"].pop("weight_decay")
+    card["config"].pop("weight_decay_unit")
     assert _cards.rule_of(card, "card.json") == RULE
     card["config"].pop("mlp_units")
     with pytest.raises(ValueError, match=r"card\.json: config lacks 'mlp_units'"):

@@ -94,6 +94,73 @@ def test_weights_without_a_bias_in_another_layout_are_warned_of(boxed):
         mup.infer(language_model(8), language_model(16), layout="out_in")
 
 
+def test_one_weight_that_is_said_to_be_turned_makes_its_siblings_doubtful():
+    def mlp(width):
+        sizes = ((width, 64), (width, width), (10, width))
+        return {f"layers.{i}.weight": shape(*s) for i, s in enumerate(sizes)}
+
+    with pytest.warns(
+        UserWarning, match=r"'layers\.0\.weight' .* is 'out_in': weights"
+    ):
+        mup.infer(mlp(8), mlp(16), overrides={"layers.0.weight": "input"})
+
+
+@pytest.mark.parametrize(
+    "names", [("inp", "mid", "out"), ("stem", "body", "fc"), ("a", "b", "decoder")]
+)
+def test_a_head_that_would_be_an_input_is_warned_of(names):
+    def model(width):
+        sizes = ((width, 784), (width, width), (10, width))
+        return {n: {"weight": shape(*s)} for n, s in zip(names, sizes, strict=True)}
+
+    with pytest.warns(UserWarning, match='in another order.*layout="out_in"'):
+        mup.infer(model(8), model(16))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        mup.infer(model(8), model(16), layout="out_in")
+
+
+def test_heads_among_doubtful_leaves_are_to_be_called_readouts_and_no_table_tied():
+    def model(width):
+        experts = {"up": shape(width, 4 * width), "down": shape(4 * width, width)}
+        return {
+            "embed": shape(100, width),
+            "layers": {"0": {"router": {"kernel": shape(width, 4)}, **experts}},
+            "head": {"kernel": shape(width, 100)},
+        }
+
+    with pytest.warns(UserWarning, match="within a network") as said:
+        mup.infer(model(8), model(16))
+    (message,) = [str(x.message) for x in said]
+    assert '"head/kernel": "output"' in message
+    assert '"layers/0/router/kernel": "hidden"' in message
+
+
+def test_a_router_in_the_topmost_module_is_told_by_its_name():
+    def model(width):
+        sizes = {"inp": (10, width), "mlp": (width, width), "router": (width, 4)}
+        return {name: {"kernel": shape(*size)} for name, size in sizes.items()}
+
+    with pytest.warns(UserWarning, match='"router/kernel": "hidden"'):
+        mup.infer(model(8), model(16))
+
+
+@pytest.mark.parametrize(
+    "path", ["wte.weight", "emb/weight", "tok_emb/weight", "input_embedding", "embed"]
+)
+def test_embeddings_are_told_by_their_usual_names(path):
+    def model(width):
+        return {path: shape(50, width), "mid": {"weight": shape(width, width)}}
+
+    with pytest.warns(UserWarning, match=rf'No leaf is a readout.*"{path}": "tied"'):
+        tree = mup.infer(model(8), model(16))
+    params = {path: jnp.zeros((50, 16))}
+    drawn = mup.init(params, {path: tree[path]}, jax.random.key(0))
+    np.testing.assert_allclose(np.std(drawn[path]), 1.0, rtol=0.1)
+    with pytest.warns(UserWarning, match=rf'"{path}": "in_out", "\*": "out_in"'):
+        mup.infer(model(8), model(16), layout="out_in")
+
+
 def test_a_tied_embedding_has_the_multiplier_of_a_readout_and_does_not_start_at_zero():
     narrow, target = ({"embed": shape(50, w), "w": shape(w, w)} for w in (8, 16))
     with pytest.warns(UserWarning, match=r'overrides={"embed": "tied"}'):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -80,7 +81,7 @@ def test_a_bias_tells_the_layout():
         mup.infer(*flat, overrides={"a.weight": "hidden"})
     # A convolution's axes cannot be told at all.
     conv = [{"c": {"weight": shape(w, 3, 5, 5)}} for w in (8, 16)]
-    with pytest.raises(ValueError, match=r'ambiguous.*layout="out_in"'):
+    with pytest.raises(ValueError, match=r"ambiguous.*layout="):
         mup.infer(*conv)
     # Who speaks for a whole leaf knows better.
     mup.infer(*flat, overrides={"a.weight": Scaling("input", 16, 3)})
@@ -179,6 +180,60 @@ def test_a_bias_in_a_box_is_still_a_bias():
     assert (scaling.role, scaling.fan_in) == ("input", 1)
 
 
+@pytest.mark.parametrize("override", ["input", {"role": "input", "layout": "out_in"}])
+@pytest.mark.parametrize("kernel", [(), (3,), (3, 3)])
+def test_a_weight_whose_first_axis_grows_is_an_input_in_another_layout(
+    kernel, override
+):
+    def model(width):
+        return {"c": {"weight": shape(width, 3, *kernel)}, "f": shape(width, 10)}
+
+    def infer(narrow, target):
+        return mup.infer(narrow, target, overrides={"c/*": override, "f": "output"})
+
+    found = infer(model(8), model(16))["c"]["weight"]
+    assert found == Scaling("input", 3 * math.prod(kernel), 16, layout="out_in")
+
+
+@pytest.mark.parametrize(
+    ("weight", "bias", "size"),
+    [
+        ("W", "b", ("w", 64)),
+        ("w1", "b1", ("w", 64)),
+        ("in_proj_weight", "in_proj_bias", ("3w", "w")),
+        ("weight_ih", "bias_ih", ("4w", 3)),
+    ],
+)
+def test_a_bias_tells_the_layout_whatever_the_two_are_called(weight, bias, size):
+    def model(width):
+        sizes = {"w": width, "3w": 3 * width, "4w": 4 * width}
+        a, b = (sizes.get(n, n) for n in size)
+        return {
+            "inp": {weight: shape(a, b), bias: shape(a)},
+            "mid": shape(width, width),
+        }
+
+    with pytest.raises(ValueError, match=f"'inp/{weight}' .*which 'out_in' explains"):
+        mup.infer(model(8), model(16))
+    mup.infer(model(8), model(16), layout="out_in")
+
+
+def test_layers_that_share_leaves_without_biases_are_told_by_their_gains():
+    def model(width):
+        blocks = {
+            "norm": {"scale": shape(3, width)},
+            "up": {"kernel": shape(3, width, 4 * width)},
+            "down": {"kernel": shape(3, 4 * width, width)},
+        }
+        return {"params": {"blocks": blocks, "out": {"kernel": shape(width, 10)}}}
+
+    with pytest.warns(UserWarning, match=r'stacked={"params/blocks/\*": 1}'):
+        mup.infer(model(8), model(16))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        mup.infer(model(8), model(16), stacked={"params/blocks/*": 1})
+
+
 def test_the_layouts_that_a_bias_and_the_axes_that_grow_allow_are_listed():
     def model(*last):
         return lambda w: {
@@ -220,6 +275,6 @@ def test_a_stack_that_was_not_declared_is_told_by_its_bias():
         shapes = {"kernel": (3, width, 3 * width), "bias": (3, 3 * width)}
         return {"blocks": {"qkv": {k: jnp.zeros(s) for k, s in shapes.items()}}}
 
-    with pytest.raises(ValueError, match=r'stacked=\{"blocks/qkv/\*": 1\}'):
+    with pytest.raises(ValueError, match=r'stacked=\{"blocks/\*": 1\}'):
         mup.infer(tree(4), tree(8))
     mup.infer(tree(4), tree(8), stacked={"blocks/qkv/*": 1})
