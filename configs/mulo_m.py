@@ -9,7 +9,7 @@ on bytes, widths 16 to 128, batches of 8 to 128, lengths of 100 to 5,000. Late l
 count, as logarithms, so that solved tasks do too; noise is kept over whole runs; no
 task's gradient may drown the others'. docs/recipes.md says what each of these is worth.
 
-Variants: ``full``, 47 minutes on one core; ``decay``, about an hour, goes on from there
+Variants: ``full``, 47 minutes on one core; ``decay``, 81 minutes, goes on from there,
 with a learned weight decay, two convolutions, a second autoencoder and longer text: the
 released theta; ``longer`` goes on from ``full`` for two hours without these, and found
 nothing better by its probes; ``smoke``: seconds, on digits.

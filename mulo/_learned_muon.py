@@ -240,7 +240,8 @@ class LearnedMuon(Rule):
         Returns:
           A transformation whose updates are to be added to the parameters and keep
           their shapes and dtypes. ``update`` needs ``params`` only with ``mlp_units``
-          and ignores keyword arguments (``value=`` and the like).
+          or ``weight_decay_unit``, and ignores keyword arguments (``value=`` and the
+          like).
 
         Raises:
           ValueError: If theta does not fit, num_steps is missing or less than 1, or the
