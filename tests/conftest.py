@@ -1,12 +1,4 @@
-"""Settings every test runs under: strict shapes, fast compiling."""
-
-import os
-
-# Most of the tests' time is XLA's. Subprocesses inherit it, too.
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "")
-    + " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-)
+"""Settings every test runs under: strict shapes, one place for shared data."""
 
 import jax
 

@@ -1,4 +1,4 @@
-"""Compiling without optimizing, for tests whose time is XLA's, or as users do."""
+"""Compiling without optimizing, for tests whose time is XLA's."""
 
 import functools
 
@@ -10,15 +10,7 @@ _OPTIONS = {
 }
 
 
-_AS_USERS = {
-    "xla_backend_optimization_level": 3,
-    "xla_llvm_disable_expensive_passes": False,
-}
-
-
 jit = functools.partial(jax.jit, compiler_options=_OPTIONS)
-# For what is compared with optimized programs, or whose program is looked at.
-users_jit = functools.partial(jax.jit, compiler_options=_AS_USERS)
 
 
 class Jax:

@@ -1,6 +1,5 @@
 import pathlib
 
-import fast_compile
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -95,7 +94,7 @@ def released_steps(name):
     sp = pretrained.card["parametrization"] == "standard"
     tx = pretrained.transform(mup=None if sp else scalings, num_steps=10)
     state = tx.init(params)
-    update = fast_compile.users_jit(tx.update)
+    update = jax.jit(tx.update)
     steps = {}
     for i in range(3):
         grads = {k: 0.1 * wave(s, 2.0 + i) for k, s in shapes.items()}

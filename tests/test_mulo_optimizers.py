@@ -92,7 +92,7 @@ def test_the_two_celo2_differ_and_refuse_each_others_theta():
     base = first(optimizers.get("celo2_base", theta=theta, hidden_size=4))
     orthogonal = first(optimizers.get("celo2", theta=theta, hidden_size=4))
     assert np.max(np.abs(base["w"] - orthogonal["w"])) > 1e-5
-    with pytest.raises(ValueError, match=r"celo2_base: Celo2.* Its name is 'celo2'"):
+    with pytest.raises(ValueError, match=r"celo2_base, Celo2.* Its name is 'celo2'"):
         optimizers.get("celo2_base", theta=mulo.Pretrained(rule, theta, {}))
     with pytest.raises(ValueError, match=r"'orthogonalize'.*belongs to the name"):
         optimizers.get("celo2", theta=theta, orthogonalize=False)
@@ -122,7 +122,7 @@ def test_the_two_celo2_differ_and_refuse_each_others_theta():
         (
             "velo",
             {"theta": mulo.Pretrained(ELO, {}, {}), "num_steps": 3},
-            "another rule than velo: ELO.*Its name is 'elo'",
+            "another rule than velo, ELO.*Its name is 'elo'",
         ),
         ("elo", {"theta": {"nn": {}}}, "theta lacks leaf 'nn/b0'"),
         ("elo", {"theta": {}, "hiden_size": 4}, "did you mean 'hidden_size'"),
