@@ -222,6 +222,8 @@ def chosen(tree_name: str, given: Sequence[str], peer: bool) -> list[Any]:
         names.append((name, {}))
         if name in _SMALL_HIDDEN:
             names.append((f"{name} hidden 4", _SMALL_HIDDEN[name]))
+        if name == "learned_muon":
+            names.append((f"{name} decay", {"weight_decay_unit": 0.003}))
         if name == "small_fc" and tree_name != "transformer":
             names.append((_NAIVE, {}))
             names.append((f"{_NAIVE} hidden 4", _SMALL_HIDDEN[name]))

@@ -229,8 +229,8 @@ def test_a_run_may_add_options_to_the_theta_it_starts_from(tmp_path):
     rule = mulo.LearnedMuon(schedule_units=2)
     mulo.save(tmp_path / "theta", rule, rule.init(jax.random.key(0)))
     config = small_config()
-    config["rule"] = {"name": "learned_muon", "schedule_units": 2}
-    config["rule"]["weight_decay_unit"] = 0.01
+    settings = {"schedule_units": 2, "weight_decay_unit": 0.01}
+    config["rule"] = {"name": "learned_muon", **settings}
     config["init_theta"] = str(tmp_path / "theta")
     trainer = setup.build(config)
     assert trainer.init().theta["schedule"]["w1"].shape == (2, 7)

@@ -28,10 +28,14 @@ class Descent(mulo.Rule):
 
 
 @dataclasses.dataclass(frozen=True)
-class DescentToZero(Descent):
+class DescentToZero(mulo.Rule):
     """The same, and needs the length of the run."""
 
     NEEDS_NUM_STEPS = True
+    base_width: float = 8.0
+
+    def init(self, key):
+        raise NotImplementedError
 
     def transform(self, theta, *, mup=None, num_steps):
         del mup
