@@ -6,7 +6,7 @@ MLPs up to 16 times as wide, four times as deep and 20 times as long as the base
 meta-training, which is the first cell (of mulo-m's mixture: four, two and four times
 its widest, deepest and longest), autoencoders, convolutions, ViTs and transformers on
 text; batches of 16 to 128. All but learned rules and the nominal one are tuned in every
-cell; Muon's search begins with the best rate at the first.
+cell.
 
 Variants: ``smoke`` seconds, on embedded data; ``cpu`` 26 cells, hours on two cores;
 ``quick`` nine of them. ``--config.lambdas_at=none`` leaves out the factors on learned
@@ -74,8 +74,9 @@ def get_config(variant: str = "cpu") -> ml_collections.ConfigDict:
     c.optional = ("celo2",)
     c.published = c.transfer = False
     c.lambdas_at = "all"
-    # Around the best at the base; for Muon under μP that one, and one refinement.
-    c.learning_rates.mu_muon = (0.06,)
+    # Around the best at the base.
+    c.learning_rates.adamw = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032)
+    c.learning_rates.mu_muon = (0.015, 0.03, 0.06, 0.12)
     c.learning_rates.mu_soap_blocked = (0.2, 0.4)
     c.learning_rates.celo2 = (8e-4, 1.6e-3, 3.2e-3)
     c.tuning_refinements = 1
