@@ -89,17 +89,13 @@ def build(config: Mapping[str, Any]) -> loop.MetaTrainer:
 def _init_theta(name: str, rule: mulo.Rule) -> Any:
     """A stored theta to go on from: of this rule, or of one that it adds options to."""
     pretrained = mulo.load(name)
-    if pretrained.rule == rule:
-        return pretrained.theta
     try:
-        if type(pretrained.rule) is type(rule) and hasattr(rule, "extend"):
-            return rule.extend(pretrained.theta, pretrained.rule)
-    except ValueError:
-        pass
-    raise ValueError(
-        f"init_theta {name!r} is a theta of {pretrained.rule}, the config's rule is "
-        f"{rule}: make config.rule the same."
-    )
+        return rule.extend(pretrained.theta, pretrained.rule)
+    except ValueError as error:
+        raise ValueError(
+            f"init_theta {name!r} is a theta of {pretrained.rule}, the config's rule "
+            f"is {rule}: make config.rule the same. {error}"
+        ) from error
 
 
 def _pes_configs(

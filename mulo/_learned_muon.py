@@ -171,7 +171,7 @@ class LearnedMuon(Rule):
             theta["mlp"] = _network(keys[1], sizes)
         return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), theta)
 
-    def extend(self, theta: Theta, rule: "LearnedMuon") -> Theta:
+    def extend(self, theta: Theta, rule: Rule) -> Theta:
         """Meta-parameters for this rule that act as those of a smaller one.
 
         Args:
@@ -186,7 +186,8 @@ class LearnedMuon(Rule):
         """
         if not isinstance(rule, LearnedMuon):
             raise ValueError(
-                f"Only a theta of LearnedMuon can be extended, got {type(rule)}."
+                "Only a theta of LearnedMuon can be extended, got one of "
+                f"{type(rule).__name__}."
             )
         smaller = dataclasses.replace(
             self, weight_decay_unit=rule.weight_decay_unit, mlp_units=rule.mlp_units

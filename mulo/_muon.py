@@ -10,8 +10,8 @@ import optax
 from mulo import _numbers as numbers
 from mulo import _rule_inputs as rule_inputs
 from mulo import mup as mup_lib
+from mulo._chains import chain, finish
 from mulo._mup_views import sees_weights
-from mulo._optax_rules import chain, finish
 from mulo._weight_decay import WeightDecay, WeightDecayRule, check_weight_decay
 from mulo._wrappers import in_float32
 

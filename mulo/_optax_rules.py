@@ -9,7 +9,6 @@ stays in its leaf. Without a μP tree multipliers are 1:
 ``base_width`` and ``weight_decay_rule`` are checked and change nothing.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -18,6 +17,7 @@ import optax
 
 from mulo import _numbers as numbers
 from mulo import _weight_decay as decay_lib
+from mulo._chains import chain, finish
 from mulo._mup_transforms import scale_by_mup
 from mulo._mup_views import sees_weights
 from mulo._weight_decay import WeightDecay, WeightDecayRule, check_weight_decay
@@ -384,30 +384,3 @@ def schedule_free_adamw(
     return in_float32(
         optax.contrib.schedule_free(inner, rate, b1=b1, weight_lr_power=weight_lr_power)
     )
-
-
-def finish(
-    learning_rate: Any,
-    mup: Any,
-    base_width: Any,
-    optimizer: str,
-    *,
-    weight_decay: Any = None,
-    rule: WeightDecayRule = "independent",
-    mask: Any = None,
-) -> Sequence[optax.GradientTransformation]:
-    """What follows a direction: multipliers and weight decay, the learning rate."""
-    check_weight_decay(rule, weight_decay)
-    numbers.check_scale(learning_rate, base_width)
-    factors = scale_by_mup(mup, optimizer=optimizer, base_width=base_width)
-    return [
-        *decay_lib.beside(factors, weight_decay, rule, mask),
-        optax.scale_by_learning_rate(learning_rate),
-    ]
-
-
-def chain(
-    *steps: optax.GradientTransformation,
-) -> optax.GradientTransformationExtraArgs:
-    """``optax.chain`` in float32."""
-    return in_float32(optax.chain(*steps))

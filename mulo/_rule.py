@@ -68,6 +68,16 @@ class Rule(abc.ABC):
         """Raise ValueError, naming the leaf, unless theta fits this architecture."""
         inputs.check_theta(self, theta)
 
+    def extend(self, theta: Any, rule: "Rule") -> Any:
+        """Meta-parameters for this rule that act as those of another.
+
+        Raises:
+          ValueError: Unless it is the same, or one that this adds options to.
+        """
+        if rule != self:
+            raise ValueError("The two rules differ.")
+        return theta
+
     def options(self, **given: Any) -> Mapping[str, Any]:
         """Those of ``num_steps``, ``learning_rate`` and ``schedule`` that it takes."""
         takes = {

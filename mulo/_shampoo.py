@@ -24,8 +24,8 @@ import jax.numpy as jnp
 import optax
 
 from mulo import _matrix_blocks as blocks
+from mulo import _matrix_checks as checks
 from mulo import _matrix_roots as roots
-from mulo import _matrix_steps as steps
 from mulo import _numbers as numbers
 from mulo import _rule_inputs as rule_inputs
 from mulo import _shampoo_state as shampoo_state
@@ -117,8 +117,8 @@ def scale_by_shampoo(
         merge_dims=merge_dims,
         precondition_1d=precondition_1d,
     )
-    steps.check_eps(matrix_eps=matrix_eps, diagonal_eps=diagonal_eps)
-    steps.check_switches(
+    checks.check_eps(matrix_eps=matrix_eps, diagonal_eps=diagonal_eps)
+    checks.check_switches(
         nesterov=nesterov,
         average_momentum=average_momentum,
         correct_bias=correct_bias,
@@ -127,7 +127,7 @@ def scale_by_shampoo(
     _check_choice("root", root, get_args(roots.RootMethod))
     if not numbers.is_number(exponent) or not 0.0 < exponent <= 1.0:
         raise ValueError(f"exponent must lie in (0, 1], got {exponent!r}.")
-    steps.check_numbers(precondition_frequency, b1=b1)
+    checks.check_numbers(precondition_frequency, b1=b1)
     decay: Any = b2  # Compared only once it is known to be real.
     known = not numbers.is_traced(decay)
     if known and not (numbers.is_number(decay) and 0.0 <= decay <= 1.0):
@@ -292,7 +292,7 @@ def shampoo(
         precondition_1d=precondition_1d,
     )
     if mup is not None and grafting == "none" and block_size is not None:
-        steps.check_known("base_width", base_width, "blocks are counted at it")
+        checks.check_known("base_width", base_width, "blocks are counted at it")
 
     def multiplier(scaling, shape, base_width):
         if grafting == "none" and any(blocks.tracked_axes(shape, options)):

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import optax
 
 from mulo import _matrix_blocks as blocks
-from mulo import _matrix_steps as steps
+from mulo import _matrix_checks as checks
 from mulo import _numbers as numbers
 from mulo import _rule_inputs as rule_inputs
 from mulo import _soap_state as soap_state
@@ -123,14 +123,16 @@ def scale_by_soap(
         precondition_1d=precondition_1d,
         one_sided=one_sided,
     )
-    steps.check_eps(eps=eps)
-    steps.check_switches(normalize_grads=normalize_grads, correct_bias=correct_bias)
+    checks.check_eps(eps=eps)
+    checks.check_switches(normalize_grads=normalize_grads, correct_bias=correct_bias)
     shampoo_beta = b2 if shampoo_beta is None else shampoo_beta
     if refresh not in ("after", "before"):
         raise ValueError(f'refresh must be "after" or "before", got {refresh!r}.')
     if precondition_frequency is None:
         precondition_frequency = 10 if refresh == "after" else 1
-    steps.check_numbers(precondition_frequency, b1=b1, b2=b2, shampoo_beta=shampoo_beta)
+    checks.check_numbers(
+        precondition_frequency, b1=b1, b2=b2, shampoo_beta=shampoo_beta
+    )
     hyper = soap_state.Hyper(
         b1=b1,
         b2=b2,

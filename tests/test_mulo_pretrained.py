@@ -20,7 +20,7 @@ class Descent(mulo.Rule):
     base_width: float = 8.0
 
     def init(self, key):
-        raise NotImplementedError
+        return jax.random.uniform(key)
 
     def transform(self, theta, *, mup=None):
         del mup
@@ -35,7 +35,7 @@ class DescentToZero(mulo.Rule):
     base_width: float = 8.0
 
     def init(self, key):
-        raise NotImplementedError
+        return jax.random.uniform(key)
 
     def transform(self, theta, *, mup=None, num_steps):
         del mup
