@@ -2,6 +2,7 @@
 
     python -m meta_train --config=configs/mulo_m.py --workdir=runs/mulo_m
     python -m meta_train --config=configs/mulo_m.py:decay --workdir=runs/mulo_m_decay
+    python -m meta_train --config=configs/mulo_m.py:text --workdir=runs/mulo_m_text
 
 From the released mulo-s, goes on with MLPs on CIFAR-10 (8x8 gray, two widths, two
 depths; 16x16), Fashion-MNIST 14x14 and digits, an autoencoder and a small transformer
@@ -40,12 +41,17 @@ DECAY = (
     ("conv-w4-d2-fashion_mnist:14x14", 16, 8, 1_000),
     ("conv-w8-d2-cifar10:8x8:gray", 16, 4, 1_000),
 )
+TEXT = (
+    *DECAY,
+    ("transformer-w24-d2-k8-s32-tiny_shakespeare", 16, 4, 1_000),
+    ("conv-w4-d2-digits", 32, 8, 1_000),
+)
 
 
 def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     """Return the config of a variant."""
     c = base.meta_training()
-    mixture = {"longer": LONGER, "decay": DECAY}.get(variant, MIXTURE)
+    mixture = {"longer": LONGER, "decay": DECAY, "text": TEXT}.get(variant, MIXTURE)
     c.tasks, c.batch_examples, num_pairs, max_length_steps = zip(*mixture, strict=True)
     c.rule.name = "learned_muon"
     c.init_theta = "mulo-s"
@@ -90,6 +96,17 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
         c.probes.steps += (400,)
         c.meta_optimizer.update(peak_lr=3e-3, end_lr=3e-5, decay_steps=1_200)
         c.run.meta_steps = 1_200
+    elif variant == "text":
+        c.init_theta = "runs/mulo_m_decay/theta_best"
+        c.rule.weight_decay_unit = 0.003
+        c.probes.tasks += (
+            "conv-w12-d2-cifar10:8x8:gray",
+            "transformer-w48-d1-k8-s32-tiny_shakespeare",
+        )
+        c.probes.batch_examples += (32, 16)
+        c.probes.steps += (400, 1_000)
+        c.meta_optimizer.update(peak_lr=2e-3, end_lr=2e-5, decay_steps=900)
+        c.run.meta_steps = 900
     elif variant == "smoke":
         c.tasks, c.batch_examples = ("mlp-w8-d2-digits",), 16
         base.smoke(c)
@@ -98,5 +115,5 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
             tasks=("mlp-w8-d2-digits",), batch_examples=16, steps=10, every_steps=3
         )
     elif variant != "full":
-        raise base.unknown(variant, "smoke", "full", "longer", "decay")
+        raise base.unknown(variant, "smoke", "full", "longer", "decay", "text")
     return c
