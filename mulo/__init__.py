@@ -20,6 +20,7 @@ from mulo._optax_rules import lion as lion
 from mulo._optax_rules import nadamw as nadamw
 from mulo._optax_rules import schedule_free_adamw as schedule_free_adamw
 from mulo._optax_rules import sgd as sgd
+from mulo._pretrained import Pretrained as Pretrained
 from mulo._rule import Rule as Rule
 from mulo._shampoo import scale_by_shampoo as scale_by_shampoo
 from mulo._shampoo import shampoo as shampoo
@@ -27,7 +28,6 @@ from mulo._small_fc import SmallFC as SmallFC
 from mulo._soap import scale_by_soap as scale_by_soap
 from mulo._soap import soap as soap
 from mulo._state_dtype import with_state_dtype as with_state_dtype
-from mulo._theta_files import Pretrained as Pretrained
 from mulo._theta_files import load as load
 from mulo._theta_files import save as save
 from mulo._velo import VeLO as VeLO

@@ -7,6 +7,7 @@ in), for the others theta's own paths, such as ``rnn_params/rnn/w``.
 """
 
 import dataclasses
+import hashlib
 import json
 import math
 import reprlib
@@ -38,16 +39,10 @@ RESERVED = (
     "decay_parametrization",
     "factored_dims",
     "sha256",
-    "previous",
 )
 
-# Offsets of the public μLO checkpoint. Its file holds the network alone; these are
-# constants of PyLO (Belilovsky-Lab/pylo, MuLO_naive), learned with that network.
-PUBLIC_MULO_DECAYS = {
-    "momentum_decays": (0.15216392, 0.14245212, 0.06812963),
-    "rms_decays": (0.01079706,),
-    "adafactor_decays": (0.18621896, -0.10864615, -0.06185547),
-}
+# What a file holds: arrays as `to_tensors` names them, and a card.
+Read = tuple[dict[str, np.ndarray], dict[str, Any]]
 
 
 def architectures() -> dict[str, Any]:
@@ -177,19 +172,22 @@ def rule_of(card: Mapping[str, Any], where: str) -> Any:
         raise ValueError(f"{where}: {error}") from error
 
 
+def of_foreign(rule: Rule, source: str, content: bytes) -> dict[str, Any]:
+    """The card of another project's file: the rule it was taken for, whose layout."""
+    card = build(rule, {"source": source, "git_commit": None})
+    return {**card, "sha256": hashlib.sha256(content).hexdigest()}
+
+
 def to_tensors(theta: Any, rule: Rule) -> dict[str, np.ndarray]:
     """Name the arrays; SmallFC's as the public μLO checkpoint, weights (out, in)."""
+    named = inputs.named_leaves(theta)
+    tensors = {name: np.asarray(leaf, np.float32) for name, leaf in named}
     if not _is_small_fc(rule):
-        named = inputs.named_leaves(theta)
-        return {name: np.asarray(leaf, np.float32) for name, leaf in named}
-    tensors = {
-        _layer(k, len(theta["nn"]) // 2) + suffix: np.ascontiguousarray(
-            np.asarray(theta["nn"][f"{letter}{k}"], np.float32).T
-        )
-        for k in range(len(theta["nn"]) // 2)
-        for letter, suffix in (("w", ".weight"), ("b", ".bias"))
+        return tensors
+    names = _public_names(sum(name.startswith("nn/w") for name in tensors))
+    return {
+        names.get(name, name): np.ascontiguousarray(x.T) for name, x in tensors.items()
     }
-    return tensors | {name: np.asarray(theta[name], np.float32) for name in DECAYS}
 
 
 def from_tensors(
@@ -229,24 +227,20 @@ def from_tensors(
         if got.shape != shape:
             raise ValueError(
                 f"{where}: tensor {name!r} must have shape {shape} for {rule}, got "
-                f"{got.shape}. The card does not belong to these weights."
+                f"{got.shape}. Architecture and weights do not belong together."
             )
         if got.dtype != np.float32:
             raise ValueError(
                 f"{where}: tensor {name!r} must be float32, got {got.dtype}."
             )
-        if not np.isfinite(got).all():
+    for name in shapes:
+        if not np.isfinite(tensors[name]).all():
             raise ValueError(f"{where}: tensor {name!r} has NaN or infinite entries.")
-    if not _is_small_fc(rule):
-        leaves, treedef = jax.tree.flatten(_expected(rule))
-        assert len(leaves) == len(shapes)  # `shapes` is in the order of the leaves.
-        return treedef.unflatten([tensors[name] for name in shapes])
-    network = {}
-    num_layers = rule.hidden_layers + 1
-    for k in range(num_layers):
-        network[f"w{k}"] = tensors[_layer(k, num_layers) + ".weight"].T
-        network[f"b{k}"] = tensors[_layer(k, num_layers) + ".bias"]
-    return {"nn": network} | {name: tensors[name] for name in DECAYS}
+    theta, names = _expected(rule), _file_names(rule)
+    arrays = [tensors[names.get(path, path)] for path in inputs.shapes(theta)]
+    if _is_small_fc(rule):
+        arrays = [x.T for x in arrays]
+    return jax.tree.unflatten(jax.tree.structure(theta), arrays)
 
 
 def plain(value: Any, name: str) -> Any:
@@ -286,6 +280,11 @@ def shown(value: Any) -> str:
     return reprlib.repr(value)
 
 
+def neighbour(where: str, name: str) -> str:
+    """The path or address of a file beside another."""
+    return where.removesuffix(Path(where).name) + name
+
+
 def dump(card: Mapping[str, Any]) -> bytes:
     """Write a card as indented JSON that ends in a newline."""
     return (json.dumps(card, indent=2, ensure_ascii=False) + "\n").encode()
@@ -300,17 +299,23 @@ def _expected(rule: Rule) -> Any:
 
 
 def _tensor_shapes(rule: Any) -> dict[str, tuple[int, ...]]:
-    if not _is_small_fc(rule):
-        return inputs.shapes(_expected(rule))
-    num_layers = rule.hidden_layers + 1
-    sizes = [rule.num_inputs, *[rule.hidden_size] * rule.hidden_layers, 2]
-    shapes: dict[str, tuple[int, ...]] = {}
-    for k in range(num_layers):
-        shapes[_layer(k, num_layers) + ".weight"] = (sizes[k + 1], sizes[k])
-        shapes[_layer(k, num_layers) + ".bias"] = (sizes[k + 1],)
-    for name in DECAYS:
-        shapes[name] = (len(getattr(rule, f"initial_{name}")),)
-    return shapes
+    shapes, names = inputs.shapes(_expected(rule)), _file_names(rule)
+    if not names:
+        return shapes
+    return {names.get(path, path): shapes[path][::-1] for path in (*names, *DECAYS)}
+
+
+def _file_names(rule: Any) -> dict[str, str]:
+    """Names in a file of the leaves that have another there, by path."""
+    return _public_names(rule.hidden_layers + 1) if _is_small_fc(rule) else {}
+
+
+def _public_names(num_layers: int) -> dict[str, str]:
+    return {
+        f"nn/{letter}{k}": f"{_layer(k, num_layers)}.{kind}"
+        for k in range(num_layers)
+        for letter, kind in (("w", "weight"), ("b", "bias"))
+    }
 
 
 def _layer(k: int, num_layers: int) -> str:

@@ -1,36 +1,38 @@
-"""Thetas in the formats of other projects, read without their code.
+"""Thetas of learned_optimization and Celo: flax msgpack, read without their code.
 
-* flax msgpack, as learned_optimization and Celo write it: nested maps whose arrays are
-  extension type 1, a packed (shape, dtype name, bytes); bare, or inside the wrapper of
-  ``ParameterCheckpoint`` (``params``, ``gen_id``, ``step``) or of a tuple;
-* the two safetensors files of PyLO's VeLO, weights stored (out, in).
+Nested maps whose arrays are extension type 1, a packed (shape, dtype name, bytes);
+bare, or inside the wrapper of ``ParameterCheckpoint`` (``params``, ``gen_id``,
+``step``) or of a tuple.
 
-Neither says which optimizer it belongs to, nor any setting but sizes. Names and shapes
-tell the architecture; other settings are the published ones, those of a ``config.gin``
-that lies beside the file, or those the caller gives. Celo2 and Celo2-base have the same
-names and shapes: a theta of either is taken for Celo2's unless the caller says more.
+A file does not say which optimizer it belongs to, nor any setting but sizes. Names and
+shapes tell the architecture; other settings are the published ones, those of a
+``config.gin`` that lies beside the file, or those the caller gives. Celo2 and
+Celo2-base have the same names and shapes: a theta of either is taken for Celo2's unless
+the caller says more.
 """
 
 import ast
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 import msgpack
 import numpy as np
 
-from mulo import _rule_inputs as inputs
+from mulo import _cards as cards
 from mulo import _velo_features as velo_features
-from mulo import _velo_leaf as velo_leaf
 from mulo._celo import Celo, CeloAdam
 from mulo._celo2 import Celo2
 from mulo._elo import ELO
 from mulo._lstm_ff import LSTMFF
+from mulo._mup_trees import named_leaves
 from mulo._rule import Rule
 from mulo._small_fc import SmallFC
 from mulo._velo import VeLO
 
+GIN_NAME = "config.gin"
 _ARRAY, _SCALAR = 1, 3  # Extension types of flax.
 _DTYPES = ("float16", "float32", "float64", "int32", "int64", "uint32")
 
@@ -54,40 +56,47 @@ _GIN_FIXED = {
 _GIN_LINE = re.compile(r"^(?:[\w./]*[./])?HyperV2\.(\w+)\s*=\s*(.+?)\s*$", re.MULTILINE)
 
 
-def looks_like_msgpack(content: bytes) -> bool:
-    """Whether the content starts as a msgpack map does."""
-    return bool(content) and (0x81 <= content[0] <= 0x8F or content[0] in (0xDE, 0xDF))
+def is_msgpack(path: Path) -> bool:
+    """Whether the file at a path starts as a msgpack map does."""
+    with path.open("rb") as file:
+        first = file.read(1)
+    return b"\x81" <= first <= b"\x8f" or first in (b"\xde", b"\xdf")
 
 
 def read(
-    content: bytes, where: str, *, rule: Rule | None = None, gin: bytes | None = None
-) -> tuple[Any, Any]:
+    content: bytes,
+    beside: Mapping[str, bytes],
+    where: str,
+    rule: Rule | None = None,
+) -> cards.Read:
     """Read a theta from flax msgpack.
 
     Args:
       content: The file's bytes.
+      beside: Content of the ``config.gin`` beside the file, if there is one; settings
+        of VeLO are read from it.
       where: The file, for messages.
       rule: The architecture with all its settings; None to tell it from the names and
         shapes.
-      gin: Content of the ``config.gin`` beside the file; settings of VeLO are read
-        from it.
 
     Returns:
-      The architecture and theta, numpy float32.
+      Tensors and a card, to be checked.
 
     Raises:
-      ValueError: If the file is damaged or of another format, or theta does not fit the
-        architecture.
+      ValueError: If the file is damaged or of another format.
     """
     tree = unpack(content, where)
     if isinstance(tree, Mapping) and {"params", "gen_id", "step"} <= set(tree):
         tree = tree["params"]
     elif isinstance(tree, Mapping) and set(tree) == {"0", "1", "2"}:
         tree = tree["0"]  # A tuple (theta, generation, step).
+    gin = beside.get(GIN_NAME)
     try:
-        return from_public(tree, where, rule=rule, gin=gin)
+        rule, theta = from_public(tree, where, rule=rule, gin=gin)
     except (TypeError, AttributeError) as error:
         raise ValueError(f"{where} is no theta known here: {error}.") from error
+    card = cards.of_foreign(rule, "flax msgpack", content)
+    return cards.to_tensors(theta, rule), card
 
 
 def from_public(
@@ -100,16 +109,16 @@ def from_public(
         ``ff_mod_stack/~/w0__0``.
       where: The file, for messages.
       rule: As in `read`.
-      gin: As in `read`.
+      gin: Content of a ``config.gin``.
 
     Returns:
-      As `read`.
+      The architecture and theta, numpy float32; whether they fit is not checked.
 
     Raises:
-      ValueError: As `read`.
+      ValueError: If a leaf holds no numbers, or no architecture has these names.
     """
     theta = _plain_names(tree)
-    for name, leaf in inputs.named_leaves(theta):
+    for name, leaf in named_leaves(theta):
         if np.asarray(leaf).dtype.kind not in "fiu":
             raise ValueError(f"{where}: leaf {name!r} must hold numbers, got {leaf!r}.")
         if not np.size(leaf):
@@ -120,84 +129,7 @@ def from_public(
     known = _recognize(theta, where)
     if rule is None:
         rule = _from_gin(known, gin, where) if gin is not None else known
-    theta = jax.tree.map(lambda x: np.asarray(x, np.float32), theta)
-    try:
-        rule.check_theta(theta)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
-    for name, leaf in inputs.named_leaves(theta):
-        if not np.isfinite(leaf).all():
-            raise ValueError(f"{where}: leaf {name!r} has NaN or infinite entries.")
-    return rule, theta
-
-
-def from_pylo_velo(
-    rnn: Mapping[str, np.ndarray], mlp: Mapping[str, np.ndarray], where: str
-) -> tuple[VeLO, Any]:
-    """Turn PyLO's two VeLO files into an architecture and theta.
-
-    Args:
-      rnn: Tensors of VeLO_RNN.
-      mlp: Tensors of VeLO_MLP; working copies it may hold are not read.
-      where: The files, for messages.
-
-    Returns:
-      The architecture, with the published settings, and theta, numpy float32.
-
-    Raises:
-      ValueError: If a tensor is missing or has an unexpected shape.
-    """
-
-    def take(tensors, name):
-        if name not in tensors:
-            raise ValueError(
-                f"{where} lacks tensor {name!r} of PyLO's VeLO; it holds "
-                f"{', '.join(sorted(tensors))}."
-            )
-        return tensors[name]
-
-    def linear(name):
-        return {"w": take(rnn, f"{name}.weight").T, "b": take(rnn, f"{name}.bias")}
-
-    layers = sum(name.startswith("hidden_weights_.") for name in mlp)
-    parts = [("input_weights_", "input_bias_")]
-    parts += [(f"hidden_weights_.{i}", f"hidden_bias_.{i}") for i in range(layers)]
-    parts += [("output_weights_", "output_bias_")]
-    bank = {}
-    for i, (weights, bias) in enumerate(parts):
-        if np.ndim(take(mlp, weights)) != 3:
-            raise ValueError(
-                f"{where}: tensor {weights!r} must have 3 axes, got shape "
-                f"{np.shape(mlp[weights])}."
-            )
-        bank[f"w{i}"] = np.swapaxes(mlp[weights], 1, 2)
-        bank[f"b{i}"] = take(mlp, bias)
-    first, start = bank.pop("w0"), 0
-    for k, size in enumerate(velo_leaf.group_sizes(3)):
-        bank[f"w0__{k}"] = first[:, start : start + size]
-        start += size
-    if start != first.shape[1]:
-        raise ValueError(
-            f"{where}: the MLP must have {start} inputs, got {first.shape[1]}."
-        )
-    return from_public(
-        {
-            "lstm_init_state": {
-                "hidden": take(rnn, "lstm_init_state.0"),
-                "cell": take(rnn, "lstm_init_state.1"),
-            },
-            "rnn_params": {
-                "linear": linear("mix_layer1"),
-                "linear_1": linear("mix_layer2"),
-                "linear_2": linear("final_mix_layer"),
-                "rnn": linear("lstm.linear"),
-                "rnn_to_controls": linear("rnn_to_controls"),
-                "step_size": linear("step_size"),
-            },
-            "ff_mod_stack": bank,
-        },
-        where,
-    )
+    return rule, jax.tree.map(lambda x: np.asarray(x, np.float32), theta)
 
 
 def unpack(content: bytes, where: str) -> Any:

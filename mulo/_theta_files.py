@@ -1,31 +1,27 @@
-"""Theta files: ``model.safetensors`` with the weights, ``card.json`` with the rest.
+"""Theta files: ``model.safetensors``, whose header holds the card, and other layouts.
 
-Both are written atomically, and so that a crash in between loses nothing. `save` puts
-first a card that describes the new weights and, under ``previous``, the old ones; then
-the weights; then the card alone. Whenever it stops, the weights' sha256 picks the card
-that belongs to them, and weights that belong to no card are an error, never a guess.
-The card is also kept inside the weights' file, for when that is copied alone.
+`save` writes the weights and their card as one file that takes its name at once; a
+crash leaves the old pair or the new one. ``card.json`` beside it is a copy for people:
+`load` does not read it. A format that `load` reads is a reader, a line of `FORMATS` and
+one of `_format`.
 """
 
 import hashlib
-import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-import safetensors
-import safetensors.numpy
 
-from mulo import _cards
+from mulo import _cards as cards
 from mulo import _files as files
 from mulo import _hints as hints
-from mulo import _legacy_thetas as _legacy
-from mulo import _pylo_thetas as _pylo
-from mulo._pretrained import Pretrained as Pretrained
+from mulo import _legacy_thetas as legacy
+from mulo import _pylo_thetas as pylo
+from mulo import _tensor_files as tensor_files
+from mulo._pretrained import Pretrained
 from mulo._rule import Rule
 
 MODEL_NAME = "model.safetensors"
@@ -33,8 +29,105 @@ CARD_NAME = "card.json"
 
 _PICKLES = (".pickle", ".pkl", ".pt", ".pth", ".bin")
 _HUB_PREFIX = "hf://"
-_HEADER_ALIGNMENT = 8  # Bytes, of the data in a safetensors file.
-_PYLO_VELO = ("VeLO_RNN", "VeLO_MLP")
+
+
+def _read_own(
+    content: bytes, beside: Mapping[str, bytes], where: str, rule: Rule | None
+) -> cards.Read:
+    del beside, rule
+    card = tensor_files.card_of(content, where)
+    card["sha256"] = hashlib.sha256(content).hexdigest()
+    return tensor_files.tensors_of(content, where), card
+
+
+def _read_card_beside(
+    content: bytes, beside: Mapping[str, bytes], where: str, rule: Rule | None
+) -> cards.Read:
+    """Weights that another program wrote, with the card of these very bytes."""
+    del rule
+    path = cards.neighbour(where, CARD_NAME)
+    card = cards.parse(beside[CARD_NAME], path)
+    if "sha256" not in card:
+        raise ValueError(f"{path} lacks 'sha256'; mulo.save writes it.")
+    digest = hashlib.sha256(content).hexdigest()
+    if card["sha256"] != digest:
+        raise ValueError(
+            f"{where} has sha256 {digest}, its card {path} says {card['sha256']}: the "
+            "file is corrupted, truncated, or belongs to another card. Copy or "
+            "download both again."
+        )
+    return tensor_files.tensors_of(content, where), card
+
+
+class Format(NamedTuple):
+    """How files of one layout are read.
+
+    Attributes:
+      read: From a file's content, that of files beside it, its path or address and the
+        architecture if one was given, to tensors by the names `save` gives them and a
+        card. What they hold is checked later, once for all formats.
+      beside: Files that belong to it, relative to it; those that exist are read.
+      takes_rule: Whether the files do not say all about the architecture.
+    """
+
+    read: Callable[[bytes, Mapping[str, bytes], str, Rule | None], cards.Read]
+    beside: tuple[str, ...] = ()
+    takes_rule: bool = False
+
+
+FORMATS = {
+    "mulo": Format(_read_own),
+    "card beside": Format(_read_card_beside, (CARD_NAME,)),
+    "PyLO": Format(pylo.read, (pylo.CONFIG_NAME,), takes_rule=True),
+    "PyLO's VeLO": Format(pylo.read_velo, (pylo.VELO_MLP,)),
+    "flax msgpack": Format(legacy.read, (legacy.GIN_NAME,), takes_rule=True),
+}
+
+
+def _format(path: Path) -> tuple[str | None, Path]:
+    """Which of `FORMATS` lies at a path, None for none, and the file to read."""
+    model = path / MODEL_NAME if path.is_dir() else path
+    if path.is_file() and path.suffix != ".safetensors":
+        return ("flax msgpack" if legacy.is_msgpack(path) else None), path
+    if not model.is_file():
+        model = path / pylo.VELO_RNN
+        pair = model.is_file() and _beside(model, pylo.VELO_MLP).is_file()
+        return ("PyLO's VeLO" if pair else None), model
+    if model.name == MODEL_NAME and not tensor_files.has_card(model):
+        if _beside(model, CARD_NAME).is_file():
+            return "card beside", model
+        if _beside(model, pylo.CONFIG_NAME).is_file():
+            return "PyLO", model
+    return "mulo", model
+
+
+def _beside(path: Path, name: str) -> Path:
+    return Path(os.path.normpath(path.parent / name))
+
+
+def read(
+    name: str,
+    content: bytes,
+    beside: Mapping[str, bytes],
+    where: str,
+    rule: Rule | None = None,
+) -> Pretrained:
+    """Read a theta and check it.
+
+    Args:
+      name: Of the format, one of `FORMATS`.
+      content: Of its file.
+      beside: Content of the files beside it, by the names in `FORMATS`.
+      where: The file's path or address, for messages.
+      rule: As in `load`.
+
+    Raises:
+      ValueError: As `load`.
+    """
+    tensors, card = FORMATS[name].read(content, beside, where, rule)
+    described = cards.rule_of(card, f"The card of {where}")
+    theta = cards.from_tensors(tensors, described, where)
+    return Pretrained(described, jax.tree.map(jnp.asarray, theta), card)
 
 
 def save(
@@ -44,7 +137,7 @@ def save(
     *,
     card: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write theta and its card, atomically, over what the directory held.
+    """Write theta with its card, at once, over what the directory held.
 
     Args:
       directory: Created if missing.
@@ -61,24 +154,15 @@ def save(
         has a reserved key or no JSON form. Nothing is written then.
       OSError: If the directory cannot be written; what it held stays readable.
     """
-    described = _cards.build(rule, card)
+    described = cards.build(rule, card)
     rule.check_theta(theta)
-    tensors = _cards.to_tensors(theta, rule)
-    _cards.from_tensors(tensors, rule, "theta")  # Names a leaf that is not finite.
-    model = _with_card(tensors, described)
-    new = {**described, "sha256": hashlib.sha256(model).hexdigest()}
-
+    tensors = cards.to_tensors(theta, rule)
+    cards.from_tensors(tensors, rule, "theta")  # Names a leaf that is not finite.
+    model = tensor_files.pack(tensors, described)
+    copy = cards.dump({**described, "sha256": hashlib.sha256(model).hexdigest()})
     directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    previous = _card_in_use(directory)
-    if previous is not None:
-        both = _cards.dump({**new, "previous": previous})
-        files.write(directory / CARD_NAME, both)
-    else:
-        files.write(directory / CARD_NAME, _cards.dump(new))
     files.write(directory / MODEL_NAME, model)
-    if previous is not None:
-        files.write(directory / CARD_NAME, _cards.dump(new))
+    files.write(directory / CARD_NAME, copy)
     return directory
 
 
@@ -124,236 +208,56 @@ def load(
             "load needs a name or a path, got ''; write '.' for the current directory."
         )
     hub = given.startswith(_HUB_PREFIX)
-    directory = _download(given, revision) if hub else Path(given)
-    source = fetch.SOURCES.get(given)
-    as_flax = source is not None and source.file_name != MODEL_NAME
-    silent = as_flax or _is_legacy(directory) or _is_public(directory)
-    if rule is not None and not silent:
+    if revision is not None and not hub:
+        raise ValueError(f"revision is for hf:// names; got {revision!r} with {given}.")
+    path, names = Path(given), released()
+    source = None  # Of a theta that was fetched.
+    if hub:
+        path = _download(given, revision)
+    elif isinstance(name_or_path, str) and given in names:
+        path = names[given]
+    elif not path.is_dir() and not path.is_file():
+        source = fetch.SOURCES.get(given)
+        if source is None:
+            raise ValueError(
+                f"No theta called {given!r}, and no such file or directory"
+                f"{hints.nearest(given, [*names, *fetch.SOURCES])} Released: "
+                f"{', '.join(names) or 'none'}. Public, after python -m mulo.fetch "
+                f"NAME: {', '.join(fetch.SOURCES)}."
+            )
+        path = fetch.fetched(given)
+    name, file = _format(path)
+    # What was fetched under a name in PyLO's layout is the public μLO.
+    takes_rule = name and FORMATS[name].takes_rule and not (source and name == "PyLO")
+    if rule is not None and not takes_rule:
         raise ValueError(
             "rule is for flax msgpack files and PyLO's, which do not say what they "
             f"belong to; {given} is none."
         )
-    if hub:
-        return _load_directory(directory, given, rule)
-    if revision is not None:
-        raise ValueError(f"revision is for hf:// names; got {revision!r} with {given}.")
-    names = released()
-    if isinstance(name_or_path, str) and given in names:
-        return _load_directory(names[given], given)
-    path = Path(given)
-    if path.is_dir():
-        return _load_directory(path, str(path), rule)
+    if name is None:
+        _refuse(path, given)
+    if rule is None and source is not None:
+        rule = source.rule
+    paths = {each: _beside(file, each) for each in FORMATS[name].beside}
+    beside = {each: p.read_bytes() for each, p in paths.items() if p.is_file()}
+    return read(name, file.read_bytes(), beside, str(file), rule)
+
+
+def _refuse(path: Path, given: str) -> NoReturn:
+    """Say why nothing can be read at a path."""
     if path.is_file():
-        return _load_legacy(path, rule) if _is_legacy(path) else _load_file(path)
-    if source is not None:
-        path = fetch.fetched(given)
-        if as_flax:
-            return _load_legacy(path, source.rule if rule is None else rule)
-        return _load_directory(path.parent, given)
-    raise ValueError(
-        f"No theta called {given!r}, and no such file or directory"
-        f"{hints.nearest(given, [*names, *fetch.SOURCES])} Released: "
-        f"{', '.join(names) or 'none'}. Public, after python -m mulo.fetch NAME: "
-        f"{', '.join(fetch.SOURCES)}."
-    )
-
-
-def _load_file(path: Path) -> Pretrained:
-    if path.name == MODEL_NAME:
-        return _load_directory(path.parent, str(path))
-    _refuse_pickle(path)
-    if path.suffix != ".safetensors":
+        _refuse_pickle(path)
         raise ValueError(
             f"{path} is not a .safetensors file, nor flax msgpack; load reads "
-            f"{MODEL_NAME} and {CARD_NAME} as mulo.save writes them, or the directory "
-            "that holds them."
+            f"{MODEL_NAME} as mulo.save writes it, or the directory that holds it."
         )
-    return _load_alone(path.read_bytes(), str(path))
-
-
-def _load_directory(
-    directory: Path, where: str, rule: Rule | None = None
-) -> Pretrained:
-    model_path, card_path = directory / MODEL_NAME, directory / CARD_NAME
-    if not model_path.is_file():
-        if all((directory / name / MODEL_NAME).is_file() for name in _PYLO_VELO):
-            return _load_pylo_velo(directory)
-        names = sorted(p.name for p in directory.iterdir())
-        for name in names:
-            _refuse_pickle(directory / name)
-        raise ValueError(
-            f"{where} holds no {MODEL_NAME}; it holds {', '.join(names) or 'nothing'}. "
-            "Give the directory that mulo.save wrote, such as runs/x/theta."
-        )
-    if card_path.is_file():
-        model, card = _read_pair(model_path, card_path)
-        return _finish(read_tensors(model, str(model_path)), card, str(card_path))
-    model = model_path.read_bytes()
-    if _is_public(directory):
-        tensors = read_tensors(model, str(model_path))
-        if rule is not None or _pylo.is_celo2(tensors):
-            rule, theta = _pylo.read(tensors, rule, str(model_path))
-            return _without_card(rule, theta, model, "PyLO")
-        path = directory / "config.json"
-        rule, theta = _pylo.read_public(
-            tensors,
-            path.read_bytes(),
-            str(model_path),
-            str(path),
-            sha256=hashlib.sha256(model).hexdigest(),
-        )
-        return _without_card(rule, theta, model, "public μLO layout")
-    return _load_alone(model, str(model_path))
-
-
-def _read_pair(model_path: Path, card_path: Path) -> tuple[bytes, dict[str, Any]]:
-    """Read weights and the card that belongs to them, also while `save` runs."""
-    text = card_path.read_bytes()
-    while True:
-        model = model_path.read_bytes()
-        digest = hashlib.sha256(model).hexdigest()
-        card = _cards.parse(text, str(card_path))
-        previous = card.pop("previous", None)
-        if "sha256" not in card:
-            raise ValueError(f"{card_path} lacks 'sha256'; mulo.save writes it.")
-        if card["sha256"] == digest:
-            return model, card
-        if isinstance(previous, dict) and previous.get("sha256") == digest:
-            return model, previous
-        text, before = card_path.read_bytes(), text
-        if text == before:
-            raise ValueError(
-                f"{model_path} has sha256 {digest}, its card {card_path} says "
-                f"{card['sha256']}: the file is corrupted, truncated, or belongs to "
-                "another card. Copy or download both again."
-            )
-
-
-def _load_alone(model: bytes, where: str) -> Pretrained:
-    metadata, data = _metadata(model, where)
-    if "mulo_card" not in metadata:
-        raise ValueError(
-            f"{where} has no card: neither {CARD_NAME} nor config.json lies beside it "
-            "and it was not written by mulo.save. Keep the card with the weights."
-        )
-    if hashlib.sha256(data).hexdigest() != metadata.get("data_sha256"):
-        raise ValueError(
-            f"{where}: the weights do not have the sha256 stored with them; the file "
-            "is corrupted. Copy or download it again."
-        )
-    card = _cards.parse(metadata["mulo_card"], f"The card in {where}")
-    card["sha256"] = hashlib.sha256(model).hexdigest()
-    return _finish(read_tensors(model, where), card, f"The card in {where}")
-
-
-def _is_public(directory: Path) -> bool:
-    """Whether a directory has a public project's config in place of a card."""
-    names = {p.name for p in directory.iterdir()} if directory.is_dir() else set()
-    return {MODEL_NAME, "config.json"} <= names and CARD_NAME not in names
-
-
-def _is_legacy(path: Path) -> bool:
-    if not path.is_file() or path.suffix == ".safetensors":
-        return False
-    with path.open("rb") as file:
-        return _legacy.looks_like_msgpack(file.read(1))
-
-
-def _load_legacy(path: Path, rule: Rule | None) -> Pretrained:
-    """Load flax msgpack, with the settings of a config.gin beside it."""
-    content = path.read_bytes()
-    gin = path.with_name("config.gin")
-    rule, theta = _legacy.read(
-        content,
-        str(path),
-        rule=rule,
-        gin=gin.read_bytes() if gin.is_file() else None,
+    names = sorted(p.name for p in path.iterdir())
+    for name in names:
+        _refuse_pickle(path / name)
+    raise ValueError(
+        f"{given} holds no {MODEL_NAME}; it holds {', '.join(names) or 'nothing'}. "
+        "Give the directory that mulo.save wrote, such as runs/x/theta."
     )
-    return _without_card(rule, theta, content, "flax msgpack")
-
-
-def _load_pylo_velo(directory: Path) -> Pretrained:
-    contents = [(directory / name / MODEL_NAME).read_bytes() for name in _PYLO_VELO]
-    rnn, mlp = (
-        read_tensors(content, str(directory / name / MODEL_NAME))
-        for name, content in zip(_PYLO_VELO, contents, strict=True)
-    )
-    rule, theta = _legacy.from_pylo_velo(rnn, mlp, str(directory))
-    return _without_card(rule, theta, b"".join(contents), "PyLO's VeLO")
-
-
-def _without_card(rule: Rule, theta: Any, content: bytes, source: str) -> Pretrained:
-    card = _cards.build(rule, {"source": source, "git_commit": None})
-    card["sha256"] = hashlib.sha256(content).hexdigest()
-    return Pretrained(rule, jax.tree.map(jnp.asarray, theta), card)
-
-
-def _finish(
-    tensors: dict[str, np.ndarray], card: dict[str, Any], where: str
-) -> Pretrained:
-    rule = _cards.rule_of(card, where)
-    theta = _cards.from_tensors(tensors, rule, where)
-    return Pretrained(rule, jax.tree.map(jnp.asarray, theta), card)
-
-
-def _with_card(tensors: dict[str, np.ndarray], card: Mapping[str, Any]) -> bytes:
-    header, data = _split(safetensors.numpy.save(tensors), "theta")
-    metadata = {
-        "mulo_card": json.dumps(card, ensure_ascii=False),
-        "data_sha256": hashlib.sha256(data).hexdigest(),
-    }
-    # Written here, since the library puts metadata in another order in every process.
-    text = json.dumps({"__metadata__": metadata, **header}, separators=(",", ":"))
-    text += " " * (-len(text) % _HEADER_ALIGNMENT)
-    return len(text).to_bytes(8, "little") + text.encode() + data
-
-
-def _metadata(model: bytes, where: str) -> tuple[dict[str, str], bytes]:
-    """Free-form metadata of a safetensors file, and its data."""
-    header, data = _split(model, where)
-    metadata = header.get("__metadata__", {})
-    if not isinstance(metadata, dict):
-        raise ValueError(
-            f"The header of {where} must hold an object of strings under "
-            f"'__metadata__', got {_cards.shown(metadata)}."
-        )
-    for key, value in metadata.items():
-        if not isinstance(value, str):
-            raise ValueError(
-                f"The header of {where} must hold a string under '__metadata__' "
-                f"{key!r}, got {_cards.shown(value)}."
-            )
-    return metadata, data
-
-
-def _split(model: bytes, where: str) -> tuple[dict[str, Any], bytes]:
-    """Split a safetensors file into its header and its data."""
-    length = int.from_bytes(model[:8], "little")
-    if len(model) < 8 + length:
-        raise ValueError(
-            f"{where} is not a whole safetensors file: it has {len(model)} bytes."
-        )
-    header = _cards.parse(model[8 : 8 + length], f"The header of {where}")
-    return header, model[8 + length :]
-
-
-def read_tensors(model: bytes, where: str) -> dict[str, np.ndarray]:
-    """Read a safetensors file; raise ValueError if it is none."""
-    try:
-        return safetensors.numpy.load(model)
-    except (safetensors.SafetensorError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{where} is not a valid safetensors file ({error}); it is truncated or "
-            "of another format."
-        ) from error
-
-
-def _card_in_use(directory: Path) -> dict[str, Any] | None:
-    """The card of the weights that lie there now; None if there is no sound pair."""
-    try:
-        return _read_pair(directory / MODEL_NAME, directory / CARD_NAME)[1]
-    except (OSError, ValueError):
-        return None
 
 
 def _refuse_pickle(path: Path) -> None:
@@ -397,6 +301,6 @@ def _download(name: str, revision: str | None) -> Path:
     directory = huggingface_hub.snapshot_download(
         repository,
         revision=revision,
-        allow_patterns=[MODEL_NAME, CARD_NAME, "config.json"],
+        allow_patterns=[MODEL_NAME, CARD_NAME, pylo.CONFIG_NAME],
     )
     return Path(directory)

@@ -23,7 +23,7 @@ from typing import Any
 
 from mulo import _files as files
 from mulo import _hints as hints
-from mulo import _legacy_thetas, _pylo_thetas
+from mulo import _pylo_thetas as pylo
 from mulo import _theta_files as theta_files
 from mulo._celo2 import Celo2
 from mulo._rule import Rule
@@ -64,6 +64,12 @@ class Source:
         """Name of theta's file."""
         return Path(urllib.parse.urlparse(self.url).path).name
 
+    @property
+    def format(self) -> str:
+        """Of theta's file, one of those that `mulo.load` reads."""
+        own = self.file_name == theta_files.MODEL_NAME
+        return "PyLO" if own else "flax msgpack"
+
 
 SOURCES = {
     "velo": Source(
@@ -97,7 +103,7 @@ SOURCES = {
         ("config.json",),
         "the μLO authors' μLO; 10 kB",
         "SmallFC",
-        sha256=_pylo_thetas.PUBLIC_MULO_SHA256,
+        sha256=pylo.PUBLIC_MULO_SHA256,
     ),
 }
 
@@ -231,26 +237,16 @@ def _contents(name: str, address: str) -> dict[str, tuple[str, bytes]]:
                 f"{file_name} of {name!r} is known to have {want}: it is truncated, "
                 "damaged or another file; nothing was kept."
             )
-    theta = contents[source.file_name][1]
-    if source.file_name == theta_files.MODEL_NAME:
-        config_from, config = contents["config.json"]
-        rule, _ = _pylo_thetas.read_public(
-            theta_files.read_tensors(theta, address),
-            config,
-            address,
-            config_from,
-            sha256=hashlib.sha256(theta).hexdigest(),
-        )
-    else:
-        gin = contents["config.gin"][1] if "config.gin" in contents else None
-        rule, _ = _legacy_thetas.read(theta, address, gin=gin)
+    given = {each: content for each, (_, content) in contents.items()}
+    theta = given.pop(source.file_name)
+    rule = theta_files.read(source.format, theta, given, address).rule
     if type(rule).__name__ != source.architecture:
         raise ValueError(
             f"{address} holds a theta of {type(rule).__name__}, not of "
             f"{source.architecture}; nothing was kept."
         )
-    if source.rule is not None:
-        _legacy_thetas.read(theta, address, rule=source.rule)  # Of its sizes, too.
+    if source.rule is not None:  # Of its sizes, too.
+        theta_files.read(source.format, theta, given, address, source.rule)
     return contents
 
 

@@ -8,7 +8,7 @@ import pytest
 import safetensors.numpy
 
 import mulo
-from mulo import _legacy_thetas
+from mulo import _theta_files
 
 VELO = mulo.VeLO(lstm_hidden_size=4, param_inits=3)
 RULES = {
@@ -82,9 +82,9 @@ def test_what_flax_itself_writes_is_read():
     serialization = pytest.importorskip("flax.serialization")
     theta = theta_of(VELO)
     content = serialization.msgpack_serialize(public_names(theta))
-    rule, read = _legacy_thetas.read(content, "params")
-    assert rule == VELO
-    assert_same(read, theta)
+    loaded = _theta_files.read("flax msgpack", content, {}, "params")
+    assert loaded.rule == VELO
+    assert_same(loaded.theta, theta)
 
 
 def test_the_published_celo_file_is_read_and_saved_as_ours(tmp_path):
@@ -207,8 +207,9 @@ def test_pylos_pair_of_velo_files_is_read(tmp_path):
     assert loaded.rule == VELO
     assert_same(loaded.theta, theta)
     del mlp["output_bias_"]
-    with pytest.raises(ValueError, match="lacks tensor 'output_bias_'"):
-        _legacy_thetas.from_pylo_velo(rnn, mlp, "here")
+    safetensors.numpy.save_file(mlp, tmp_path / "VeLO_MLP" / "model.safetensors")
+    with pytest.raises(ValueError, match=r"VeLO_MLP.* lacks tensor 'output_bias_'"):
+        mulo.load(tmp_path)
 
 
 def test_damaged_and_foreign_files_are_refused_by_name(tmp_path):
@@ -241,7 +242,7 @@ def test_damaged_and_foreign_files_are_refused_by_name(tmp_path):
     }
     refused(pack(bad), "'lstm_init_state/hidden' has NaN")
     del bad["rnn_params"]["step_size"]
-    refused(pack(bad), "theta lacks leaf 'rnn_params/step_size/b'")
+    refused(pack(bad), "lacks tensor 'rnn_params/step_size/b'")
     path.write_bytes(whole)
     with pytest.raises(ValueError, match="'ff_mod_stack/b0' must have shape"):
         mulo.load(path, rule=mulo.VeLO())

@@ -87,11 +87,11 @@ def test_damaged_files_name_the_leaf(tmp_path):
     with pytest.raises(ValueError, match=r"safetensors: hidden_size must be .*got 0"):
         mulo.load(write(tmp_path / "e", tensors | {"b0": np.ones(0, np.float32)}))
     missing = {name: x for name, x in tensors.items() if name != "w0.13"}
-    with pytest.raises(ValueError, match="theta lacks leaf 'ff_mod_stack/w0__13'"):
+    with pytest.raises(ValueError, match="lacks tensor 'ff_mod_stack/w0__13'"):
         mulo.load(write(tmp_path / "f", missing))
     lacking = elo_tensors(theta_of(ELO))
     del lacking["network.output.bias"]
-    with pytest.raises(ValueError, match="theta lacks leaf 'nn/b2'"):
+    with pytest.raises(ValueError, match="lacks tensor 'nn/b2'"):
         mulo.load(write(tmp_path / "d", lacking), rule=ELO)
 
 
