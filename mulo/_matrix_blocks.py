@@ -14,7 +14,7 @@ import itertools
 import math
 import string
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,6 @@ import numpy as np
 import optax
 from jax.lax import Precision
 
-from mulo import _numbers as numbers
 from mulo import _rule_inputs as rule_inputs
 
 
@@ -31,37 +30,44 @@ class Options:
     """What decides the layout.
 
     Attributes:
-      max_dim: Axes larger than this (after blocking) get no preconditioner.
+      max_precondition_dim: Axes larger than this (after blocking) get no
+        preconditioner.
       block_size: Largest size of a preconditioned axis in a block; None for no blocks.
       merge_dims: Whether neighbouring axes are merged while their product is at most
-        the block size, or max_dim without blocks.
+        the block size, or max_precondition_dim without blocks.
       precondition_1d: Whether vectors get a preconditioner.
       one_sided: Whether the largest axis of a leaf of two or more axes gets none.
     """
 
-    max_dim: int
+    max_precondition_dim: int
     block_size: int | None = None
     merge_dims: bool = False
     precondition_1d: bool = False
     one_sided: bool = False
 
+    @classmethod
+    def of(cls, arguments: Mapping[str, Any]) -> Self:
+        """Make it from those of a function's arguments that are its fields."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{k: v for k, v in arguments.items() if k in names})
+
     def __post_init__(self):
-        for name, optional in (("max_dim", False), ("block_size", True)):
+        """Check every field."""
+        for name in ("max_precondition_dim", "block_size"):
             value = getattr(self, name)
-            if value is None and optional:
+            if value is None and name == "block_size":
                 continue
-            label = "max_precondition_dim" if name == "max_dim" else name
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(
-                    f"{label} must be an integer >= 1, as it decides shapes; got "
+                    f"{name} must be an integer >= 1, as it decides shapes; got "
                     f"{value!r}. With optax.inject_hyperparams name it in static_args."
                 )
-        for name in ("merge_dims", "precondition_1d", "one_sided"):
-            numbers.check_bool(name, getattr(self, name))
-        if self.block_size is not None and self.block_size > self.max_dim:
+        rule_inputs.check_bools(self, ("merge_dims", "precondition_1d", "one_sided"))
+        if (self.block_size or 0) > self.max_precondition_dim:
             raise ValueError(
-                f"block_size must be at most max_precondition_dim, or no block gets a "
-                f"preconditioner; got {self.block_size} and {self.max_dim}."
+                "block_size must be at most max_precondition_dim, or no block gets a "
+                f"preconditioner; got {self.block_size} and "
+                f"{self.max_precondition_dim}."
             )
 
 
@@ -174,6 +180,27 @@ def layout(leaves: Sequence[Any], options: Options) -> tuple[Group, ...]:
             Group(name, tuple(positions), dims, tracked, dtype, tuple(regions))
         )
     return tuple(groups)
+
+
+def init(rule: str, params: Any, options: Options, make: Callable[[Group], Any]) -> Any:
+    """State of every group by its name, from that of one group's leaves."""
+    rule_inputs.check_floating(rule, params)
+    if rule_inputs.is_placeholder(params):
+        # Stacks of leaves are no copies of the parameters: one non-parameter.
+        return jnp.zeros(())
+    leaves = jax.tree.leaves(params, is_leaf=rule_inputs.is_masked)
+    return {group.name: make(group) for group in layout(leaves, options)}
+
+
+def flatten(
+    rule: str, updates: Any, state: Mapping[str, Any], options: Options
+) -> tuple[list[Any], Any, tuple[Group, ...]]:
+    """Leaves of the updates, their structure and groups, which the state must have."""
+    rule_inputs.check_floating(rule, updates)
+    leaves, treedef = jax.tree.flatten(updates, is_leaf=rule_inputs.is_masked)
+    groups = layout(leaves, options)
+    check_state(rule, groups, state)
+    return leaves, treedef, groups
 
 
 def check_state(rule: str, groups: Sequence[Group], state: Mapping[str, Any]) -> None:
@@ -312,13 +339,13 @@ def _counts(leaves):
 
 def _axes(shape, options):
     """Axes after merging, which are tracked, and where each original axis went."""
-    limit = options.block_size or options.max_dim
+    limit = options.block_size or options.max_precondition_dim
     owner = list(range(len(shape)))
     dims = list(shape)
     if options.merge_dims and len(shape) > 1:
         dims, owner = _merge(shape, limit)
     in_block = [min(d, options.block_size or d) for d in dims]
-    tracked = [s <= options.max_dim for s in in_block]
+    tracked = [s <= options.max_precondition_dim for s in in_block]
     if len(shape) == 1 and not options.precondition_1d:
         tracked = [False]
     if options.one_sided and len(dims) > 1:

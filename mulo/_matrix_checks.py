@@ -14,12 +14,6 @@ def check_known(name: str, value: Any, reason: str) -> None:
         )
 
 
-def check_switches(**switches: Any) -> None:
-    """Raise ValueError unless these are True or False."""
-    for name, value in switches.items():
-        numbers.check_bool(name, value)
-
-
 def check_eps(**values: Any) -> None:
     """Raise ValueError unless numbers that are not traced are finite and >= 0."""
     for name, value in values.items():

@@ -17,19 +17,18 @@ References:
   <https://arxiv.org/abs/2002.09018>`_, 2020.
 """
 
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from mulo import _matrix_blocks as blocks
 from mulo import _matrix_checks as checks
 from mulo import _matrix_roots as roots
 from mulo import _numbers as numbers
-from mulo import _rule_inputs as rule_inputs
-from mulo import _shampoo_state as shampoo_state
+from mulo import _shampoo_step as shampoo_step
 from mulo import mup as mup_lib
+from mulo._chains import chain
 from mulo._meshes import on_meshes
 from mulo._mup_transforms import scale_by_mup
 from mulo._mup_views import sees_weights
@@ -39,16 +38,6 @@ from mulo._weight_decay import (
     check_weight_decay,
     decayed_weights,
 )
-from mulo._wrappers import in_float32
-
-Grafting = Literal["none", "sgd", "adagrad", "rmsprop", "sign"]
-
-
-class ScaleByShampooState(NamedTuple):
-    """State of :func:`scale_by_shampoo`; leaves of equal shape are stacked."""
-
-    count: jax.typing.ArrayLike  # shape=(), int32. Updates applied so far.
-    groups: dict[str, shampoo_state.ShampooGroup]  # By shape, such as "128x64".
 
 
 @on_meshes
@@ -57,7 +46,7 @@ def scale_by_shampoo(
     b1: jax.typing.ArrayLike = 0.9,
     b2: jax.typing.ArrayLike = 0.999,
     exponent: float = 0.5,
-    grafting: Grafting = "rmsprop",
+    grafting: shampoo_step.Grafting = "rmsprop",
     nesterov: bool = True,
     average_momentum: bool = True,
     precondition_frequency: jax.typing.ArrayLike = 10,
@@ -111,92 +100,11 @@ def scale_by_shampoo(
     References:
       Anil et al., `arXiv 2002.09018 <https://arxiv.org/abs/2002.09018>`_, 2020.
     """
-    options = blocks.Options(
-        max_dim=max_precondition_dim,
-        block_size=block_size,
-        merge_dims=merge_dims,
-        precondition_1d=precondition_1d,
-    )
-    checks.check_eps(matrix_eps=matrix_eps, diagonal_eps=diagonal_eps)
-    checks.check_switches(
-        nesterov=nesterov,
-        average_momentum=average_momentum,
-        correct_bias=correct_bias,
-    )
-    _check_choice("grafting", grafting, get_args(Grafting))
-    _check_choice("root", root, get_args(roots.RootMethod))
-    if not numbers.is_number(exponent) or not 0.0 < exponent <= 1.0:
-        raise ValueError(f"exponent must lie in (0, 1], got {exponent!r}.")
-    checks.check_numbers(precondition_frequency, b1=b1)
-    decay: Any = b2  # Compared only once it is known to be real.
-    known = not numbers.is_traced(decay)
-    if known and not (numbers.is_number(decay) and 0.0 <= decay <= 1.0):
-        raise ValueError(f"b2 must lie in [0, 1], 1 for sums; got {b2!r}.")
-    hyper = shampoo_state.Hyper(
-        b1=b1,
-        b2=b2,
-        matrix_eps=matrix_eps,
-        diagonal_eps=diagonal_eps,
-        exponent=exponent,
-        grafting=grafting,
-        nesterov=nesterov,
-        average_momentum=average_momentum,
-        correct_bias=correct_bias,
-        root=root,
-    )
-
-    def init_fn(params):
-        rule_inputs.check_floating("Shampoo", params)
-        if rule_inputs.is_placeholder(params):
-            # Stacks of leaves are no copies of the parameters: one non-parameter.
-            stacked: Any = jnp.zeros(())
-            return ScaleByShampooState(jnp.zeros((), jnp.int32), stacked)
-        leaves = jax.tree.leaves(params, is_leaf=rule_inputs.is_masked)
-        return ScaleByShampooState(
-            count=jnp.zeros((), jnp.int32),
-            groups={
-                group.name: shampoo_state.init_group(group, hyper)
-                for group in blocks.layout(leaves, options)
-            },
-        )
-
-    def update_fn(updates, state, params=None, **extra_args):
-        del params, extra_args
-        rule_inputs.check_floating("Shampoo", updates)
-        leaves, treedef = jax.tree.flatten(updates, is_leaf=rule_inputs.is_masked)
-        layout = blocks.layout(leaves, options)
-        blocks.check_state("Shampoo", layout, state.groups)
-        stacked, groups, first = {}, {}, []
-        for group in layout:
-            old = state.groups[group.name]
-            grads, finite = blocks.finite_only(group.stack(leaves))
-            stacked[group.name] = grads, finite
-            new = shampoo_state.observe(group, old, grads, finite, hyper)
-            first += shampoo_state.woken(old, new)
-            groups[group.name] = new
-        if any(any(group.tracked) for group in layout):
-            due = state.count % precondition_frequency == 0
-            groups = jax.lax.cond(
-                due | jnp.any(jnp.stack(first)),
-                lambda groups: shampoo_state.find_roots(layout, groups, hyper),
-                lambda groups: groups,
-                groups,
-            )
-        for group in layout:
-            grads, finite = stacked[group.name]
-            step, groups[group.name] = shampoo_state.move(
-                group, groups[group.name], grads, finite, hyper
-            )
-            group.unstack(step, leaves)
-        return treedef.unflatten(leaves), ScaleByShampooState(
-            count=optax.safe_increment(state.count), groups=groups
-        )
-
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    return shampoo_step.transformation(shampoo_step.ShampooConfig.of(locals()))
 
 
 @sees_weights()
-def shampoo(
+def shampoo(  # noqa: D417 -- Those of scale_by_shampoo are described there.
     learning_rate: optax.ScalarOrSchedule,
     *,
     mup: Any = None,
@@ -207,7 +115,7 @@ def shampoo(
     weight_decay_rule: WeightDecayRule = "independent",
     mask: Any = None,
     exponent: float = 0.5,
-    grafting: Grafting = "rmsprop",
+    grafting: shampoo_step.Grafting = "rmsprop",
     nesterov: bool = True,
     average_momentum: bool = True,
     precondition_frequency: jax.typing.ArrayLike = 10,
@@ -225,6 +133,8 @@ def shampoo(
     Under μP a grafted step follows the rule of whose norm it has (Adam's for RMSProp,
     AdaGrad and sign); an ungrafted one follows Shampoo's own.
 
+    All arguments that are not listed are those of :func:`scale_by_shampoo`.
+
     Args:
       learning_rate: Parameter units per step at ``base_width``; float or schedule.
       mup: Tree of :class:`mulo.mup.Scaling` from ``mulo.mup.infer``; None for the
@@ -232,8 +142,6 @@ def shampoo(
         nothing.
       base_width: Fan-in at which a hidden weight steps by the whole learning rate. May
         be traced, but for ungrafted steps in blocks.
-      b1: As in :func:`scale_by_shampoo`, like all that is not listed here.
-      b2: See there.
       weight_decay: Fraction of a parameter removed per step and learning rate; a
         number, a schedule or None for none. Goes on in a leaf whose gradient is not
         usable.
@@ -241,19 +149,6 @@ def shampoo(
         ``"coupled"``, times it.
       mask: Which leaves decay, as in ``optax.adamw``: a tree of bools or a function of
         the parameters.
-      exponent: See there.
-      grafting: See there.
-      nesterov: See there.
-      average_momentum: See there.
-      precondition_frequency: See there.
-      block_size: See there.
-      max_precondition_dim: See there.
-      merge_dims: See there.
-      precondition_1d: See there.
-      matrix_eps: See there.
-      diagonal_eps: See there.
-      root: See there.
-      correct_bias: See there.
 
     Returns:
       A transformation that takes ``value=`` and ignores unknown keyword arguments.
@@ -268,34 +163,12 @@ def shampoo(
     """
     check_weight_decay(weight_decay_rule, weight_decay)
     numbers.check_scale(learning_rate, base_width)
-    scale = scale_by_shampoo(
-        b1=b1,
-        b2=b2,
-        exponent=exponent,
-        grafting=grafting,
-        nesterov=nesterov,
-        average_momentum=average_momentum,
-        precondition_frequency=precondition_frequency,
-        block_size=block_size,
-        max_precondition_dim=max_precondition_dim,
-        merge_dims=merge_dims,
-        precondition_1d=precondition_1d,
-        matrix_eps=matrix_eps,
-        diagonal_eps=diagonal_eps,
-        root=root,
-        correct_bias=correct_bias,
-    )
-    options = blocks.Options(
-        max_dim=max_precondition_dim,
-        block_size=block_size,
-        merge_dims=merge_dims,
-        precondition_1d=precondition_1d,
-    )
+    config = shampoo_step.ShampooConfig.of(locals())
     if mup is not None and grafting == "none" and block_size is not None:
         checks.check_known("base_width", base_width, "blocks are counted at it")
 
     def multiplier(scaling, shape, base_width):
-        if grafting == "none" and any(blocks.tracked_axes(shape, options)):
+        if grafting == "none" and any(blocks.tracked_axes(shape, config)):
             return mup_lib.update_multipliers(
                 scaling,
                 optimizer="shampoo",
@@ -312,11 +185,8 @@ def shampoo(
     tail = [scale_by_mup(mup, optimizer=multiplier, base_width=base_width)]
     decay = decayed_weights(weight_decay, mask)
     tail.insert(0 if weight_decay_rule == "coupled" else 1, decay)
-    return in_float32(
-        optax.chain(scale, *tail, optax.scale_by_learning_rate(learning_rate))
+    return chain(
+        shampoo_step.transformation(config),
+        *tail,
+        optax.scale_by_learning_rate(learning_rate),
     )
-
-
-def _check_choice(name: str, value: Any, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ValueError(f"{name} must be one of {', '.join(known)}; got {value!r}.")

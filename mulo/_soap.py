@@ -15,18 +15,16 @@ References:
 """
 
 import math
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from mulo import _matrix_blocks as blocks
-from mulo import _matrix_checks as checks
 from mulo import _numbers as numbers
-from mulo import _rule_inputs as rule_inputs
-from mulo import _soap_state as soap_state
+from mulo import _soap_step as soap_step
 from mulo import mup as mup_lib
+from mulo._chains import chain
 from mulo._meshes import on_meshes
 from mulo._mup_transforms import scale_by_mup
 from mulo._mup_views import sees_weights
@@ -36,16 +34,6 @@ from mulo._weight_decay import (
     check_weight_decay,
     decay_after_step,
 )
-from mulo._wrappers import in_float32
-
-Refresh = Literal["after", "before"]
-
-
-class ScaleBySOAPState(NamedTuple):
-    """State of :func:`scale_by_soap`; leaves of equal shape are stacked."""
-
-    count: jax.typing.ArrayLike  # shape=(), int32. Updates applied so far.
-    groups: dict[str, soap_state.SOAPGroup]  # By shape, such as "128x64".
 
 
 @on_meshes
@@ -56,7 +44,7 @@ def scale_by_soap(
     shampoo_beta: jax.typing.ArrayLike | None = None,
     eps: jax.typing.ArrayLike = 1e-8,
     precondition_frequency: jax.typing.ArrayLike | None = None,
-    refresh: Refresh = "after",
+    refresh: soap_step.Refresh = "after",
     max_precondition_dim: int = 10_000,
     block_size: int | None = None,
     merge_dims: bool = False,
@@ -116,76 +104,11 @@ def scale_by_soap(
       Vyas et al., `SOAP <https://arxiv.org/abs/2409.11321>`_, 2024. Bases refreshed
       before: `2607.20548 <https://arxiv.org/abs/2607.20548>`_.
     """
-    options = blocks.Options(
-        max_dim=max_precondition_dim,
-        block_size=block_size,
-        merge_dims=merge_dims,
-        precondition_1d=precondition_1d,
-        one_sided=one_sided,
-    )
-    checks.check_eps(eps=eps)
-    checks.check_switches(normalize_grads=normalize_grads, correct_bias=correct_bias)
-    shampoo_beta = b2 if shampoo_beta is None else shampoo_beta
-    if refresh not in ("after", "before"):
-        raise ValueError(f'refresh must be "after" or "before", got {refresh!r}.')
-    if precondition_frequency is None:
-        precondition_frequency = 10 if refresh == "after" else 1
-    checks.check_numbers(
-        precondition_frequency, b1=b1, b2=b2, shampoo_beta=shampoo_beta
-    )
-    hyper = soap_state.Hyper(
-        b1=b1,
-        b2=b2,
-        shampoo_beta=shampoo_beta,
-        eps=eps,
-        normalize_grads=normalize_grads,
-        correct_bias=correct_bias,
-        first_step=refresh == "before",
-    )
-
-    def init_fn(params):
-        rule_inputs.check_floating("SOAP", params)
-        if rule_inputs.is_placeholder(params):
-            # Stacks of leaves are no copies of the parameters: one non-parameter.
-            stacked: Any = jnp.zeros(())
-            return ScaleBySOAPState(jnp.zeros((), jnp.int32), stacked)
-        leaves = jax.tree.leaves(params, is_leaf=rule_inputs.is_masked)
-        groups = blocks.layout(leaves, options)
-        return ScaleBySOAPState(
-            count=jnp.zeros((), jnp.int32),
-            groups={group.name: soap_state.init_group(group) for group in groups},
-        )
-
-    def update_fn(updates, state, params=None, **extra_args):
-        del params, extra_args
-        rule_inputs.check_floating("SOAP", updates)
-        leaves, treedef = jax.tree.flatten(updates, is_leaf=rule_inputs.is_masked)
-        groups = blocks.layout(leaves, options)
-        blocks.check_state("SOAP", groups, state.groups)
-        new, seen = {}, {}
-        for group in groups:
-            new[group.name], seen[group.name] = soap_state.observe(
-                group, state.groups[group.name], group.stack(leaves), hyper
-            )
-        due = (state.count > 0) & (state.count % precondition_frequency == 0)
-        if refresh == "before":
-            new = soap_state.refine_bases(soap_state.start_bases(new, seen), due)
-        for group in groups:
-            step, new[group.name] = soap_state.move(
-                group, new[group.name], seen[group.name], hyper
-            )
-            group.unstack(step, leaves)
-        if refresh == "after":
-            new = soap_state.refine_bases(soap_state.start_bases(new, seen), due)
-        return treedef.unflatten(leaves), ScaleBySOAPState(
-            count=optax.safe_increment(state.count), groups=new
-        )
-
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    return soap_step.transformation(soap_step.SOAPConfig.of(locals()))
 
 
 @sees_weights()
-def soap(
+def soap(  # noqa: D417 -- Those of scale_by_soap are described there.
     learning_rate: optax.ScalarOrSchedule,
     *,
     mup: Any = None,
@@ -198,7 +121,7 @@ def soap(
     weight_decay_rule: WeightDecayRule = "independent",
     mask: Any = None,
     precondition_frequency: jax.typing.ArrayLike | None = None,
-    refresh: Refresh = "after",
+    refresh: soap_step.Refresh = "after",
     max_precondition_dim: int = 10_000,
     block_size: int | None = None,
     merge_dims: bool = False,
@@ -214,6 +137,8 @@ def soap(
     width keeps features moving alike (Qiu et al., appendix E.2). In blocks of fixed
     size the rule is Adam's.
 
+    All arguments that are not listed are those of :func:`scale_by_soap`.
+
     Args:
       learning_rate: Parameter units per step at ``base_width``; float or schedule. 3e-3
         is a usual start in the standard parametrization, 0.1 under μP (that of width 1)
@@ -224,10 +149,6 @@ def soap(
         and sides that are not rotated follow Adam's rule.
       base_width: Fan-in at which a hidden weight steps by the whole learning rate; may
         be traced.
-      b1: As in :func:`scale_by_soap`, like all that is not listed here.
-      b2: See there.
-      shampoo_beta: See there.
-      eps: See there.
       weight_decay: Fraction of a parameter removed per step and learning rate, after
         the step; not on the first. A number, a schedule or None for none. Goes on in a
         leaf whose gradient is not usable.
@@ -235,15 +156,6 @@ def soap(
         ``"coupled"``, times it.
       mask: Which leaves decay, as in ``optax.adamw``: a tree of bools or a function of
         the parameters.
-      precondition_frequency: See there.
-      refresh: See there.
-      max_precondition_dim: See there.
-      block_size: See there.
-      merge_dims: See there.
-      precondition_1d: See there.
-      one_sided: See there.
-      normalize_grads: See there.
-      correct_bias: See there.
 
     Returns:
       A transformation that takes ``value=`` and ignores unknown keyword arguments.
@@ -259,31 +171,10 @@ def soap(
     """
     check_weight_decay(weight_decay_rule, weight_decay)
     numbers.check_scale(learning_rate, base_width)
-    scale = scale_by_soap(
-        b1=b1,
-        b2=b2,
-        shampoo_beta=shampoo_beta,
-        eps=eps,
-        precondition_frequency=precondition_frequency,
-        refresh=refresh,
-        max_precondition_dim=max_precondition_dim,
-        block_size=block_size,
-        merge_dims=merge_dims,
-        precondition_1d=precondition_1d,
-        one_sided=one_sided,
-        normalize_grads=normalize_grads,
-        correct_bias=correct_bias,
-    )
-    options = blocks.Options(
-        max_dim=max_precondition_dim,
-        block_size=block_size,
-        merge_dims=merge_dims,
-        precondition_1d=precondition_1d,
-        one_sided=one_sided,
-    )
+    config = soap_step.SOAPConfig.of(locals())
 
     def multiplier(scaling, shape, base_width):
-        return soap_multiplier(scaling, shape, options, base_width)
+        return soap_multiplier(scaling, shape, config, base_width)
 
     decay = decay_after_step(
         learning_rate,
@@ -292,13 +183,11 @@ def soap(
         factor_of=multiplier,
         base_width=base_width,
     )
-    return in_float32(
-        optax.chain(
-            scale,
-            scale_by_mup(mup, optimizer=multiplier, base_width=base_width),
-            optax.scale_by_learning_rate(learning_rate),
-            decay if mask is None else optax.masked(decay, mask),
-        )
+    return chain(
+        soap_step.transformation(config),
+        scale_by_mup(mup, optimizer=multiplier, base_width=base_width),
+        optax.scale_by_learning_rate(learning_rate),
+        decay if mask is None else optax.masked(decay, mask),
     )
 
 

@@ -8,7 +8,7 @@ from mulo import _matrix_blocks as blocks
 
 
 def options(**kwargs):
-    return blocks.Options(**({"max_dim": 100} | kwargs))
+    return blocks.Options(**({"max_precondition_dim": 100} | kwargs))
 
 
 def draw(*shape, seed=0):
@@ -71,13 +71,23 @@ def test_leaves_of_a_shape_share_a_group_and_masked_or_empty_ones_are_left_out()
 @pytest.mark.parametrize(
     ("shape", "given", "dims", "tracked"),
     [
-        ((40, 3), {"max_dim": 16}, (40, 3), (False, True)),
+        ((40, 3), {"max_precondition_dim": 16}, (40, 3), (False, True)),
         ((40, 3), {"one_sided": True}, (40, 3), (False, True)),
         ((5, 5), {"one_sided": True}, (5, 5), (True, False)),
         ((5,), {}, (5,), (False,)),
         ((5,), {"precondition_1d": True}, (5,), (True,)),
-        ((40, 3), {"block_size": 16, "max_dim": 16}, (40, 3), (True, True)),
-        ((2, 4, 3, 3), {"merge_dims": True, "max_dim": 64}, (24, 3), (True, True)),
+        (
+            (40, 3),
+            {"block_size": 16, "max_precondition_dim": 16},
+            (40, 3),
+            (True, True),
+        ),
+        (
+            (2, 4, 3, 3),
+            {"merge_dims": True, "max_precondition_dim": 64},
+            (24, 3),
+            (True, True),
+        ),
         ((2, 4, 3, 3), {"merge_dims": True}, (72,), (True,)),
         ((200, 1, 3, 3), {"merge_dims": True}, (200, 9), (False, True)),
         ((1, 1), {"merge_dims": True}, (1,), (True,)),
@@ -138,7 +148,10 @@ def test_leaves_with_nan_inf_or_an_overflowing_norm_are_told_apart():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"max_dim": 0}, "max_precondition_dim must be an integer >= 1.*got 0"),
+        (
+            {"max_precondition_dim": 0},
+            "max_precondition_dim must be an integer >= 1.*got 0",
+        ),
         ({"block_size": 2.5}, "block_size must be an integer >= 1.*got 2.5"),
         ({"block_size": jnp.asarray(4)}, "block_size.*static_args"),
         ({"block_size": 200}, "at most max_precondition_dim.*got 200 and 100"),

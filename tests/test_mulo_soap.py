@@ -56,7 +56,7 @@ def with_bases(state, params, options, bases):
 def test_soap_follows_the_public_implementation_in_float64(case):
     arrays, info = golden(case)
     options = _matrix_blocks.Options(
-        max_dim=CASES[case].get("max_precondition_dim", 10_000),
+        max_precondition_dim=CASES[case].get("max_precondition_dim", 10_000),
         merge_dims=CASES[case].get("merge_dims", False),
         precondition_1d=CASES[case].get("precondition_1d", False),
     )
@@ -302,7 +302,7 @@ def test_mup_multiplies_each_leaf_by_the_rule_of_what_is_done_with_it(given, rul
 
 
 def test_one_rotated_side_of_a_hidden_matrix_adds_the_root_of_its_growth():
-    options = _matrix_blocks.Options(max_dim=100, one_sided=True)
+    options = _matrix_blocks.Options(max_precondition_dim=100, one_sided=True)
     leaf = mup.Scaling("hidden", 16, 64)
     # Base width 4: the inner side grew 4-fold and is rotated; Adam's rule is 1/4.
     assert _soap.soap_multiplier(leaf, (16, 64), options, 4) == math.sqrt(4) / 4

@@ -1,21 +1,67 @@
-"""State of SOAP and what happens to it: one group's step, and the bases' updates.
+"""SOAP's settings, its state and its step: what :mod:`mulo._soap` describes.
 
 Axis names as in :mod:`mulo._matrix_blocks`: N leaves of a group, B blocks of a leaf, s
 the size of an axis in a block.
 """
 
+import dataclasses
 import math
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from mulo import _matrix_blocks as blocks
+from mulo import _matrix_checks as checks
 from mulo import _matrix_roots as roots
+from mulo import _rule_inputs as rule_inputs
+
+Refresh = Literal["after", "before"]
 
 # Entries of a rotated gradient below this many times the dtype's resolution of the
 # largest one are noise.
 _NOISE = 16.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SOAPConfig(blocks.Options):
+    """Arguments of :func:`mulo.scale_by_soap`, which describes them, checked."""
+
+    b1: Any  # This and the numbers below may be traced.
+    b2: Any
+    shampoo_beta: Any
+    eps: Any
+    precondition_frequency: Any
+    refresh: Refresh
+    normalize_grads: bool
+    correct_bias: bool
+
+    def __post_init__(self):
+        """Fill in what depends on other settings and check every field."""
+        super().__post_init__()
+        checks.check_eps(eps=self.eps)
+        rule_inputs.check_bools(self, ("normalize_grads", "correct_bias"))
+        if self.refresh not in ("after", "before"):
+            raise ValueError(
+                f'refresh must be "after" or "before", got {self.refresh!r}.'
+            )
+        if self.shampoo_beta is None:
+            object.__setattr__(self, "shampoo_beta", self.b2)
+        if self.precondition_frequency is None:
+            often = 1 if self.first_step else 10
+            object.__setattr__(self, "precondition_frequency", often)
+        checks.check_numbers(
+            self.precondition_frequency,
+            b1=self.b1,
+            b2=self.b2,
+            shampoo_beta=self.shampoo_beta,
+        )
+
+    @property
+    def first_step(self) -> bool:
+        """Whether the gradient that makes the first bases makes a step."""
+        return self.refresh == "before"
 
 
 class SOAPRegion(NamedTuple):
@@ -36,16 +82,45 @@ class SOAPGroup(NamedTuple):
     regions: tuple[SOAPRegion, ...]
 
 
-class Hyper(NamedTuple):
-    """Numbers of the rule; may be traced."""
+class ScaleBySOAPState(NamedTuple):
+    """State of :func:`mulo.scale_by_soap`; leaves of equal shape are stacked."""
 
-    b1: Any
-    b2: Any
-    shampoo_beta: Any
-    eps: Any
-    normalize_grads: bool
-    correct_bias: bool
-    first_step: bool  # Whether the gradient that makes the first bases makes a step.
+    count: jax.typing.ArrayLike  # shape=(), int32. Updates applied so far.
+    groups: dict[str, SOAPGroup]  # By shape, such as "128x64".
+
+
+def transformation(config: SOAPConfig) -> optax.GradientTransformationExtraArgs:
+    """Make what :func:`mulo.scale_by_soap` returns."""
+
+    def init_fn(params):
+        return ScaleBySOAPState(
+            count=jnp.zeros((), jnp.int32),
+            groups=blocks.init("SOAP", params, config, init_group),
+        )
+
+    def update_fn(updates, state, params=None, **extra_args):
+        del params, extra_args
+        leaves, treedef, groups = blocks.flatten("SOAP", updates, state.groups, config)
+        new, seen = {}, {}
+        for group in groups:
+            new[group.name], seen[group.name] = observe(
+                group, state.groups[group.name], group.stack(leaves), config
+            )
+        due = (state.count > 0) & (state.count % config.precondition_frequency == 0)
+        if config.first_step:
+            new = refine_bases(start_bases(new, seen), due)
+        for group in groups:
+            step, new[group.name] = move(
+                group, new[group.name], seen[group.name], config
+            )
+            group.unstack(step, leaves)
+        if not config.first_step:
+            new = refine_bases(start_bases(new, seen), due)
+        return treedef.unflatten(leaves), ScaleBySOAPState(
+            count=optax.safe_increment(state.count), groups=new
+        )
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
 def init_group(group: blocks.Group) -> SOAPGroup:
@@ -74,7 +149,7 @@ class Seen(NamedTuple):
 
 
 def observe(
-    group: blocks.Group, state: SOAPGroup, grads: jax.Array, hyper: Hyper
+    group: blocks.Group, state: SOAPGroup, grads: jax.Array, config: SOAPConfig
 ) -> tuple[SOAPGroup, Seen]:
     """Average one group's outer products.
 
@@ -85,12 +160,12 @@ def observe(
       group: The leaves.
       state: Theirs.
       grads: shape=(N, *dims).
-      hyper: Numbers of the rule.
+      config: Settings of the rule.
 
     Returns:
       The new state and what :func:`move` and :func:`start_bases` need to know.
     """
-    shampoo_beta = blocks.number(hyper.shampoo_beta, grads.dtype)
+    shampoo_beta = blocks.number(config.shampoo_beta, grads.dtype)
     grads, finite = blocks.finite_only(grads)
     counts = finite
     if any(group.tracked):
@@ -111,7 +186,7 @@ def observe(
 
 
 def move(
-    group: blocks.Group, state: SOAPGroup, seen: Seen, hyper: Hyper
+    group: blocks.Group, state: SOAPGroup, seen: Seen, config: SOAPConfig
 ) -> tuple[jax.Array, SOAPGroup]:
     """Make one group's step in the bases that the state has.
 
@@ -119,16 +194,16 @@ def move(
       group: The leaves.
       state: Theirs, with this step's gradients observed.
       seen: What was.
-      hyper: Numbers of the rule. Without ``hyper.first_step`` the gradient that a
-        block has its bases from makes no step.
+      config: Settings of the rule. Refreshed after it, the gradient that a block has
+        its bases from makes no step.
 
     Returns:
       The step, shape=(N, *dims), and the new state.
     """
     b1, b2, eps = (
-        blocks.number(x, seen.grads.dtype) for x in (hyper.b1, hyper.b2, hyper.eps)
+        blocks.number(x, seen.grads.dtype) for x in (config.b1, config.b2, config.eps)
     )
-    skipped = 0 if hyper.first_step else 1
+    skipped = 0 if config.first_step else 1
     moving = seen.counts & (state.seen > skipped)
     parts, regions = [], []
     for g, region, first in zip(
@@ -138,7 +213,7 @@ def move(
         mean = region.mean + (1.0 - b1) * (rotated - region.mean)
         square = region.square + (1.0 - b2) * (rotated**2 - region.square)
         moves = jnp.broadcast_to(moving[:, None], first.shape)
-        if not hyper.first_step:
+        if not config.first_step:
             moves &= ~first
         moves = blocks.per_block(moves, mean)
         step = mean / (_root(square, region.bases) + eps)
@@ -152,10 +227,10 @@ def move(
         )
 
     step = group.join(parts)
-    if hyper.normalize_grads:
+    if config.normalize_grads:
         size = blocks.norm(step) / math.sqrt(math.prod(group.dims))
         step /= jnp.where(size > 0, size, 1.0)
-    if hyper.correct_bias:
+    if config.correct_bias:
         t = jnp.maximum(state.seen - skipped, 1).astype(step.dtype)
         step *= blocks.per_leaf(jnp.sqrt(1.0 - b2**t) / (1.0 - b1**t), step)
     step = jnp.where(blocks.per_leaf(moving, step), step, 0.0)
