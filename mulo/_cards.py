@@ -21,6 +21,7 @@ import numpy as np
 from mulo import _hints as hints
 from mulo import _provenance as provenance
 from mulo import _rule_inputs as inputs
+from mulo._mup_trees import named_leaves
 from mulo._rule import Rule
 
 DECAYS = ("momentum_decays", "rms_decays", "adafactor_decays")
@@ -180,7 +181,7 @@ def of_foreign(rule: Rule, source: str, content: bytes) -> dict[str, Any]:
 
 def to_tensors(theta: Any, rule: Rule) -> dict[str, np.ndarray]:
     """Name the arrays; SmallFC's as the public μLO checkpoint, weights (out, in)."""
-    named = inputs.named_leaves(theta)
+    named = named_leaves(theta)
     tensors = {name: np.asarray(leaf, np.float32) for name, leaf in named}
     if not _is_small_fc(rule):
         return tensors

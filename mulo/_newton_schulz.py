@@ -11,13 +11,12 @@ References:
 import jax
 import jax.numpy as jnp
 
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalize(
     x: jax.Array,
     *,
-    coefficients: tuple[float, float, float] = COEFFICIENTS,
     steps: int = 5,
     eps: float = 1e-8,
 ) -> jax.Array:
@@ -25,14 +24,13 @@ def orthogonalize(
 
     Args:
       x: (…, A, B), floating; every matrix on its own.
-      coefficients: a, b and c above.
       steps: Iterations.
       eps: Added to the Frobenius norm that x is divided by first.
 
     Returns:
       As x.
     """
-    a, b, c = coefficients
+    a, b, c = _COEFFICIENTS
     transposed = x.shape[-2] > x.shape[-1]
     if transposed:  # The smaller side makes the smaller product.
         x = jnp.swapaxes(x, -2, -1)

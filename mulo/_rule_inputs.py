@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from mulo import _numbers as numbers
-from mulo._mup_trees import named_leaves as named_leaves
+from mulo._mup_trees import named_leaves
 
 # Sizes up to these are compared leaf by leaf, however few arrays there are.
 _MANY_LAYERS = 100

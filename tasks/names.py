@@ -72,7 +72,6 @@ class Kind:
     options: tuple[str, ...]  # Keys of OPTIONS, in the order they are written.
     widths: tuple[int, ...]  # What a check over widths uses unless told.
     depths: tuple[int, ...] = (2, 4, 8, 16)  # Likewise over depths.
-    loss_unit: str = "nats per example"
 
 
 _HEADS = ("heads", "head_dim")
@@ -83,7 +82,6 @@ KINDS: Mapping[str, Kind] = {
         ("activation",),
         (32, 64, 128, 256, 512),
         depths=(3, 5, 9, 17),
-        loss_unit="squared error per pixel",
     ),
     "conv": Kind("images", ("activation",), (16, 32, 64, 128)),
     "resnet": Kind(
@@ -98,7 +96,6 @@ KINDS: Mapping[str, Kind] = {
         "text",
         (*_HEADS, "length", "alpha", "bf16"),
         (64, 128, 256, 512),
-        loss_unit="nats per token",
     ),
 }
 
@@ -172,10 +169,6 @@ class TaskName:
     def at_depth(self, depth: int) -> "TaskName":
         """Return the same task at another depth (fills in a template)."""
         return dataclasses.replace(self, depth=depth)
-
-    def twin(self) -> "TaskName":
-        """Return the same shapes in the other parametrization (μP or SP)."""
-        return dataclasses.replace(self, sp=not self.sp)
 
 
 def parse(name: str) -> TaskName:
