@@ -96,22 +96,18 @@ def muon(
     def scalings(tree):
         return mup_lib.align(mup, tree, scalings=mup)
 
-    def dimensions(tree):
+    def of_axes(tree, function):
         if rule_inputs.is_placeholder(tree):
             return tree
         return jax.tree.map(
-            lambda x, s: _matrix_axes(jnp.shape(x), s), tree, scalings(tree)
+            lambda x, s: function(_matrix_axes(jnp.shape(x), s)), tree, scalings(tree)
         )
 
+    def dimensions(tree):
+        return of_axes(tree, lambda axes: axes)
+
     def labels(tree):
-        if rule_inputs.is_placeholder(tree):
-            return tree
-        # Dimension numbers are tuples: looked at leaf by leaf.
-        return jax.tree.map(
-            lambda x, s: "adam" if _matrix_axes(jnp.shape(x), s) is None else "muon",
-            tree,
-            scalings(tree),
-        )
+        return of_axes(tree, lambda axes: "adam" if axes is None else "muon")
 
     steps = [
         optax.contrib.scale_by_muon(**options, weight_dimension_numbers=dimensions)

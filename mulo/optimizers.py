@@ -255,18 +255,6 @@ def get(
         learning rate, theta or num_steps is missing, or theta is of another rule.
     """
     optimizer = info(name)
-    if state_dtype is not None:
-        return with_state_dtype(
-            get(
-                name,
-                learning_rate=learning_rate,
-                mup=mup,
-                theta=theta,
-                num_steps=num_steps,
-                **hyper,
-            ),
-            state_dtype,
-        )
     if isinstance(hyper.get("hyper"), Mapping):
         hyper |= hyper.pop("hyper")  # As optax.inject_hyperparams hands them over.
     for key in hyper:
@@ -277,34 +265,12 @@ def get(
                 f"{hints.nearest(key, optimizer.hyper)}{fixed} It takes: "
                 f"{', '.join(optimizer.hyper)}."
             )
-    if not optimizer.learned:
-        return _checked(
-            name, _hand_designed(optimizer, learning_rate, mup, theta, hyper)
-        )
-    if theta is None:
-        raise ValueError(
-            f"{name} is learned and needs theta: give a tree as "
-            f"{optimizer.make.__name__}.init returns it, what mulo.load returns, or a "
-            "released name."
-        )
-    if isinstance(theta, (str, os.PathLike)):
-        theta = theta_files.load(theta)
-    constant = hyper.get("schedule", "progress") is None
-    if optimizer.needs_num_steps and num_steps is None and not constant:
-        instead = ", or schedule=None for a constant rate"
-        raise ValueError(
-            f"{name} must know how long the run is: give num_steps, the number of "
-            f"updates{instead if 'schedule' in optimizer.hyper else ''}; got None."
-        )
-    of_transform = ("weight_decay", "weight_decay_rule", "schedule")
-    options = {k: hyper.pop(k) for k in tuple(hyper) if k in of_transform}
-    pretrained = _with_rule(optimizer, mup, theta, hyper)
-    return _checked(
-        name,
-        pretrained.transform(
-            mup=mup, learning_rate=learning_rate, num_steps=num_steps, **options
-        ),
-    )
+    if optimizer.learned:
+        inner = _learned(optimizer, learning_rate, mup, theta, num_steps, hyper)
+    else:
+        inner = _hand_designed(optimizer, learning_rate, mup, theta, hyper)
+    tx = _checked(name, inner)
+    return tx if state_dtype is None else with_state_dtype(tx, state_dtype)
 
 
 def _checked(name, inner):
@@ -334,6 +300,32 @@ def _hand_designed(optimizer, learning_rate, mup, theta, hyper):
         )
     hyper = {**optimizer.fixed, **hyper}
     return optimizer.make(learning_rate, mup=mup, **hyper)
+
+
+def _learned(optimizer, learning_rate, mup, theta, num_steps, hyper):
+    if theta is None:
+        raise ValueError(
+            f"{optimizer.name} is learned and needs theta: give a tree as "
+            f"{optimizer.make.__name__}.init returns it, what mulo.load returns, or a "
+            "released name."
+        )
+    if isinstance(theta, (str, os.PathLike)):
+        theta = theta_files.load(theta)
+    constant = hyper.get("schedule", "progress") is None
+    if optimizer.needs_num_steps and num_steps is None and not constant:
+        instead = ""
+        if "schedule" in optimizer.hyper:
+            instead = ", or schedule=None for a constant rate"
+        raise ValueError(
+            f"{optimizer.name} must know how long the run is: give num_steps, the "
+            f"number of updates{instead}; got None."
+        )
+    of_transform = ("weight_decay", "weight_decay_rule", "schedule")
+    options = {k: hyper.pop(k) for k in tuple(hyper) if k in of_transform}
+    pretrained = _with_rule(optimizer, mup, theta, hyper)
+    return pretrained.transform(
+        mup=mup, learning_rate=learning_rate, num_steps=num_steps, **options
+    )
 
 
 def _with_rule(optimizer, mup, theta, hyper):
