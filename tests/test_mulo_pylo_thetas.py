@@ -1,4 +1,7 @@
 import json
+import shutil
+from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -6,9 +9,13 @@ import msgpack
 import numpy as np
 import pytest
 import safetensors.numpy
+import theta_parts
 
 import mulo
+from mulo import _cards
+from mulo.mup import Scaling
 
+PUBLIC = Path(__file__).parent / "golden" / "mulo_public_format"
 CELO2 = mulo.Celo2(hidden_size=4)
 ELO = mulo.ELO(hidden_size=4)
 
@@ -119,3 +126,73 @@ def test_flax_files_are_recognized_but_for_the_base_form_of_celo2(tmp_path):
     loaded = mulo.load(path, rule=base)
     assert loaded.rule == base
     assert_same(loaded.theta, jax.tree.map(jnp.asarray, theta))
+
+
+def test_public_layout_loads_with_published_decays_and_one_warning():
+    with pytest.warns(UserWarning, match="holds no decays") as caught:
+        loaded = mulo.load(PUBLIC)
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    assert (loaded.rule.hidden_size, loaded.rule.hidden_layers) == (32, 2)
+    assert (loaded.rule.step_mult, loaded.rule.base_width) == (0.01, 1.0)
+    source = json.loads((PUBLIC / "trajectory.json").read_text())
+    for name in _cards.DECAYS:
+        np.testing.assert_allclose(loaded.theta[name], source[name], rtol=1e-7)
+    tensors = safetensors.numpy.load_file(PUBLIC / "model.safetensors")
+    weights = np.asarray(loaded.theta["nn"]["w1"])
+    np.testing.assert_array_equal(weights.T, tensors["network.linear_0.weight"])
+
+
+def test_public_layout_with_decays_of_its_own_warns_of_nothing(tmp_path):
+    saved = mulo.save(tmp_path / "saved", theta_parts.RULE, theta_parts.theta_of(1))
+    tensors = safetensors.numpy.load_file(saved / "model.safetensors")
+    safetensors.numpy.save_file(tensors, tmp_path / "model.safetensors")
+    config = {"hidden_layers": 1, "hidden_size": 4, "input_size": 39}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    loaded = mulo.load(tmp_path)
+    assert_same(loaded.theta, theta_parts.theta_of(1))
+    assert loaded.card["source"] == "public μLO layout"
+    # A card inside the weights goes before a config beside them.
+    shutil.copy(saved / "model.safetensors", tmp_path)
+    assert mulo.load(tmp_path).rule == theta_parts.RULE
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"input_size": 30}, "input_size must be 39"),
+        ({"hidden_size": 16}, "'network.input.weight' must have shape"),
+        ({"hidden_layers": "one"}, "'hidden_layers' must be an integer"),
+        ({"hidden_layers": -1}, r"config\.json: 'hidden_layers' .* >= 0, got -1"),
+        ({"hidden_size": True}, r"config\.json: 'hidden_size' .* >= 1, got True"),
+        ({"hidden_layers": 10**10}, "hidden_layers of SmallFC is 10000000001, and"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*holds no decays")
+def test_public_layout_with_a_wrong_config_is_an_error(tmp_path, change, message):
+    shutil.copy(PUBLIC / "model.safetensors", tmp_path)
+    config = json.loads((PUBLIC / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(ValueError, match=message):
+        mulo.load(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:.*holds no decays")
+def test_public_layout_moves_parameters_as_pylo_does():
+    recorded = np.load(PUBLIC / "trajectory.npz")
+    names = [k.removeprefix("params/") for k in recorded if k.startswith("params/")]
+    params: Any = {k: jnp.asarray(recorded[f"params/{k}"]) for k in names}
+    scalings = {k: Scaling("input", 1, p.size) for k, p in params.items()}
+    scalings["l1.weight"] = Scaling("hidden", 3, 192)  # width_mult 3 of its JSON.
+    tx: Any = mulo.load(PUBLIC).transform(mup=scalings)
+    state, update = tx.init(params), jax.jit(tx.update)
+    moved = dict.fromkeys(names, 0.0)
+    for step in range(8):
+        grads = {k: jnp.asarray(recorded[f"grads/{k}"][step]) for k in names}
+        updates, state = update(grads, state, params)
+        params = {k: params[k] + updates[k] for k in names}
+        for k in names:
+            start, out = recorded[f"params/{k}"], recorded[f"out/{k}"][step]
+            moved[k] = max(moved[k], np.abs(out - start).max())
+            rounding = 2.4e-7 * np.maximum(np.abs(out), 1e-3) * (step + 1)
+            assert (np.abs(params[k] - out) <= rounding + 1e-4 * moved[k]).all(), k
