@@ -87,8 +87,9 @@ def unknown(variant: str, *known: str) -> ValueError:
 
 
 def smoke(c: ml_collections.ConfigDict) -> None:
-    """Make a run one of seconds, where compiling is most of the time."""
-    c.rule_defaults.update(rules.SMOKE)
+    """Make a run one of seconds on digits, where compiling is most of the time."""
+    c.tasks, c.batch_examples = ("mlp-w8-d2-digits",), 16
+    c.rule_defaults.update(rules.smoke())
     c.pes.update(num_pairs=2, trunc_steps=5, min_length_steps=5, max_length_steps=20)
     c.meta_optimizer.update(warmup_steps=1, decay_steps=6)
     c.run.update(meta_steps=6, log_steps=1, checkpoint_steps=2)

@@ -35,9 +35,8 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     elif variant == "present":
         c.tasks = ("fast_velo:present",)
     elif variant == "smoke":
-        c.tasks = ("mlp-w8+w16-d1-digits",)
-        c.batch_examples = 16
         base.smoke(c)
+        c.tasks = ("mlp-w8+w16-d1-digits",)
     elif variant != "full":
         raise base.unknown(variant, "smoke", "present", "full_sp", "full")
     return c

@@ -38,9 +38,8 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
             )
             c.run.meta_steps = 1_500
     elif variant == "smoke":
-        c.tasks = ("mlp-w8-d2-cifar10:8x8:gray",)
-        c.batch_examples = 16
         base.smoke(c)
+        c.tasks = ("mlp-w8-d2-cifar10:8x8:gray",)
     elif variant != "full":
         raise base.unknown(variant, "smoke", "cpu", "cpu_long", "full")
     return c

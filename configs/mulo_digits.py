@@ -21,8 +21,8 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     c = base.meta_training()
     c.tasks = ("mlp-w32-d2-digits", "mlp-w64-d2-digits")
     if variant == "smoke":
-        c.tasks = ("mlp-w8-d2-digits",)
         base.smoke(c)
+        c.batch_examples = 64
     elif variant == "demo":
         c.tasks = ("mlpae-w32-d3-digits",)
         c.rule.name = "learned_muon"

@@ -29,12 +29,11 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     c.meta_optimizer.update(end_lr=1e-3, decay_steps=4_900, clip_order="after")
     c.run.checkpoint_steps = 100
     if variant == "smoke":
-        c.tasks = ("mlp-w16-d3-synthetic:32x32x3:1000",)
-        c.batch_examples = 8
         base.smoke(c)
-        c.pes.update(num_pairs=2, trunc_steps=2, min_length_steps=2, max_length_steps=6)
+        c.tasks, c.batch_examples = ("mlp-w16-d3-synthetic:32x32x3:1000",), 8
+        c.pes.update(trunc_steps=2, min_length_steps=2, max_length_steps=6)
         c.meta_optimizer.update(warmup_steps=100, decay_steps=4_900)
-        c.run.update(meta_steps=2, log_steps=1, checkpoint_steps=2)
+        c.run.meta_steps = 2
     elif variant != "full":
         raise base.unknown(variant, "smoke", "full")
     return c

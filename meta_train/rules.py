@@ -17,27 +17,8 @@ from mulo import _hints as hints
 
 DEFAULT = "small_fc"  # Also the rule of runs whose config names none, the oldest.
 
-# Sizes of every rule for ``smoke`` variants, where compiling is most of the time. The
-# steps of VeLO are too small at first for a few of them to show in a loss.
-SMOKE: Mapping[str, Mapping[str, Any]] = {
-    "learned_adam": {},
-    "learned_muon": {"schedule_units": 2},
-    "small_fc": {"hidden_size": 4},
-    "annealed_fc": {"hidden_size": 4},
-    "elo": {"hidden_size": 4, "hidden_layers": 1},
-    "celo2": {"hidden_size": 4, "hidden_layers": 1},
-    "celo2_base": {"hidden_size": 4, "hidden_layers": 1},
-    "velo": {
-        "lstm_hidden_size": 4,
-        "param_inits": 2,
-        "ff_hidden_layers": 1,
-        "interp_mult": 1.0,
-        "step_mult": 0.3,
-    },
-    "celo": {"lstm_hidden_size": 4, "ff_hidden_layers": 1},
-    "celo_adam": {"lstm_hidden_size": 4},
-    "lstm_ff": {"hidden_size": 4, "hidden_layers": 1, "lstm_hidden_size": 4},
-}
+# The steps of VeLO are too small at first for a few of them to show in a loss.
+_SMOKE_STEPS = {"velo": {"interp_mult": 1.0, "step_mult": 0.3}}
 
 
 def names() -> tuple[str, ...]:
@@ -57,6 +38,19 @@ def section(name: str = DEFAULT) -> dict[str, Any]:
         for key, default in _settings(rule).items():
             declared[key] = config_dict.placeholder(type(default))
     return declared
+
+
+def smoke() -> dict[str, dict[str, Any]]:
+    """``config.rule_defaults`` of ``smoke`` variants: every rule at its smallest.
+
+    Compiling is most of their time, so networks have one hidden layer besides.
+    """
+    found = {}
+    for name in names():
+        rule: Any = mulo.optimizers.info(name).make
+        layers = {key: 1 for key in _settings(name) if key.endswith("hidden_layers")}
+        found[name] = {**rule.TINY, **layers, **_SMOKE_STEPS.get(name, {})}
+    return found
 
 
 def resolve(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -100,6 +100,7 @@ class Celo(Rule):
 
     NEEDS_NUM_STEPS: ClassVar[bool] = True
     NEEDS_LOSS: ClassVar[bool] = True
+    TINY: ClassVar[dict[str, Any]] = {"lstm_hidden_size": 4}
 
     def __post_init__(self):
         """Check every field."""
@@ -240,6 +241,7 @@ class CeloAdam(Rule):
 
     NEEDS_NUM_STEPS: ClassVar[bool] = True
     NEEDS_LOSS: ClassVar[bool] = True
+    TINY: ClassVar[dict[str, Any]] = {"lstm_hidden_size": 4}
 
     def __post_init__(self):
         """Check every field."""

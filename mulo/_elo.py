@@ -55,6 +55,7 @@ class ELO(Rule):
     initial_adafactor_decays: tuple[float, ...] = (0.9, 0.99, 0.999)
 
     HAS_LEARNING_RATE: ClassVar[bool] = True
+    TINY: ClassVar[dict[str, Any]] = {"hidden_size": 4}
 
     def __post_init__(self):
         """Check every field."""

@@ -77,6 +77,7 @@ class LSTMFF(Rule):
     base_width: float = 1.0
 
     NEEDS_LOSS: ClassVar[bool] = True
+    TINY: ClassVar[dict[str, Any]] = {"hidden_size": 4, "lstm_hidden_size": 4}
 
     def __post_init__(self):
         """Check every field."""

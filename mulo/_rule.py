@@ -26,6 +26,7 @@ class Rule(abc.ABC):
         ``learning_rate``, and the field of that name is its default.
       HAS_SCHEDULE: Whether `transform` takes ``schedule=None``, for loops without an
         end.
+      TINY: Sizes of the smallest instance that is worth a test.
     """
 
     FEATURE_VERSION: ClassVar[int] = 1
@@ -34,6 +35,7 @@ class Rule(abc.ABC):
     NEEDS_LOSS: ClassVar[bool] = False
     HAS_LEARNING_RATE: ClassVar[bool] = False
     HAS_SCHEDULE: ClassVar[bool] = False
+    TINY: ClassVar[dict[str, Any]] = {}
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
     @property

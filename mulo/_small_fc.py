@@ -16,7 +16,7 @@ References:
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -65,6 +65,8 @@ class SmallFC(Rule):
     initial_momentum_decays: tuple[float, ...] = (0.9, 0.99, 0.999)
     initial_rms_decays: tuple[float, ...] = (0.999,)
     initial_adafactor_decays: tuple[float, ...] = (0.9, 0.99, 0.999)
+
+    TINY: ClassVar[dict[str, Any]] = {"hidden_size": 4}
 
     def __post_init__(self):
         """Check every field."""

@@ -95,6 +95,7 @@ class VeLO(Rule):
 
     NEEDS_NUM_STEPS: ClassVar[bool] = True
     NEEDS_LOSS: ClassVar[bool] = True
+    TINY: ClassVar[dict[str, Any]] = {"lstm_hidden_size": 4, "param_inits": 2}
 
     def __post_init__(self):
         """Check every field."""

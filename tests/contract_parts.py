@@ -22,22 +22,17 @@ NARROW = {
     "conv": (2, 2, 4, 4),
 }
 FEW = ("w", "b")
-# Sizes that compile fast; the rest is at its defaults.
+NAMES = mulo.optimizers.names()
+LEARNED = tuple(name for name in NAMES if mulo.optimizers.info(name).learned)
+_STEPS = ("small_fc", "annealed_fc", "velo", "celo", "celo_adam", "lstm_ff")
+# Sizes that compile fast, and steps that show; the rest is at its defaults.
 SMALL = {
-    "small_fc": {"hidden_size": 4, "step_mult": 0.1},
-    "annealed_fc": {"hidden_size": 4, "step_mult": 0.1},
-    "elo": {"hidden_size": 4},
-    "celo2": {"hidden_size": 4},
-    "celo2_base": {"hidden_size": 4},
-    "velo": {"lstm_hidden_size": 4, "param_inits": 2, "step_mult": 0.1},
-    "celo": {"lstm_hidden_size": 4, "step_mult": 0.1},
-    "celo_adam": {"lstm_hidden_size": 4, "step_mult": 0.1},
-    "lstm_ff": {"hidden_size": 4, "lstm_hidden_size": 4, "step_mult": 0.1},
+    **{name: mulo.optimizers.info(name).make.TINY for name in LEARNED},
     # Without weight decay, which goes on in a leaf that makes no step.
     "soap": {"block_size": 4, "precondition_frequency": 2, "weight_decay": 0.0},
     "shampoo": {"block_size": 4},
 }
-NAMES = mulo.optimizers.names()
+SMALL |= {name: SMALL[name] | {"step_mult": 0.1} for name in _STEPS}
 # Which matrices they orthogonalize is said by roles under μP, by rank without.
 BY_ROLE = ("muon", "celo2", "learned_muon")
 # These take a matrix's fan-in and fan-out from its shape where there is no μP tree.
@@ -61,9 +56,7 @@ def theta_for(name, hyper):
 def make(name, scalings=SCALINGS, **changes):
     """The optimizer called ``name``, small, with a theta if it needs one."""
     hyper = SMALL.get(name, {})
-    theta = None
-    if mulo.optimizers.info(name).learned:
-        theta = theta_for(name, hyper)
+    theta = theta_for(name, hyper) if name in LEARNED else None
     arguments = {"learning_rate": 0.01, "num_steps": NUM_STEPS, "theta": theta}
     return mulo.optimizers.get(name, mup=scalings, **(arguments | hyper | changes))
 

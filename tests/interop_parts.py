@@ -18,7 +18,7 @@ PARAMS = {"w": jnp.asarray([[1.0, -2.0, 0.5], [0.3, 0.1, -0.7]]), "b": jnp.ones(
 
 def rule_of(name):
     optimizer = mulo.optimizers.info(name)
-    return optimizer.make(**rules.SMOKE[name], **optimizer.fixed)
+    return optimizer.make(**rules.smoke()[name], **optimizer.fixed)
 
 
 def theta_of(rule):

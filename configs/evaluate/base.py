@@ -79,11 +79,16 @@ VARIANTS = ("smoke", "cpu", "gpu", "paper")
 
 
 def suite(variant: str) -> ml_collections.ConfigDict:
-    """Return what the suites have in common in a variant.
+    """Return what the suites have in common in a variant, one of `VARIANTS`.
 
     ``cpu`` keeps to coarse grids (a factor of ten, refined by two) and three seeds, so
     that a suite takes less than an hour on two cores.
     """
+    if variant not in VARIANTS:
+        raise ValueError(
+            f"variant must be one of {', '.join(VARIANTS)}; got {variant!r}"
+            f"{hints.nearest(variant, VARIANTS)}"
+        )
     c = sweep()
     c.optimizers = (*LEARNED, *BASELINES, *NULL_MODELS)
     c.optional = OPTIONAL
@@ -127,11 +132,3 @@ _COARSE = {
     "celo2": (1e-4, 4e-4, 1.6e-3),
     "mu_celo2": (1e-3, 4e-3, 1.6e-2),
 }
-
-
-def unknown(variant: str) -> ValueError:
-    """Return the error for a variant that no suite has."""
-    return ValueError(
-        f"variant must be one of {', '.join(VARIANTS)}; got {variant!r}"
-        f"{hints.nearest(variant, VARIANTS)}"
-    )

@@ -29,6 +29,4 @@ def get_config(variant: str = "cpu") -> ml_collections.ConfigDict:
         c.tasks = ("mlp-w1024-cifar10",)
         c.depths = (3, 16)
         c.horizons = (5_000,)
-    else:
-        raise base.unknown(variant)
     return c

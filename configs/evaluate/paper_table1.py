@@ -54,6 +54,4 @@ def get_config(variant: str = "cpu") -> ml_collections.ConfigDict:
         c.batch_examples = 4_096
         c.batch_examples_of.vit = 1_024
         c.batch_examples_of.transformer = 128
-    else:
-        raise base.unknown(variant)
     return c

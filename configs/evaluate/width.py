@@ -28,6 +28,4 @@ def get_config(variant: str = "cpu") -> ml_collections.ConfigDict:
         c.widths = (128, 256, 512, 1024, 2048, 4096, 8192)
         c.horizons = (5_000,)
         c.batch_examples = 4_096
-    else:
-        raise base.unknown(variant)
     return c
