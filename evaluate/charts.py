@@ -129,6 +129,11 @@ def spread(count: int, most: int) -> list[int]:
     return sorted({round(i * (count - 1) / (most - 1)) for i in range(most)})
 
 
+def part_of(shown: int, total: int, what: str) -> str:
+    """Say in a caption how many are drawn of how many; nothing where all are."""
+    return f" {shown} of {total} {what}." if shown < total else ""
+
+
 def shortened(text: str, most: int) -> str:
     """Return a text with its middle left out where it is longer than ``most``."""
     if len(text) <= most:

@@ -129,11 +129,7 @@ def speedups(values: Mapping[str, Any], looks: Looks) -> charts.Chart | None:
             "line: in steps (bar) and in wall-clock time (diamond). Right of 1 the "
             "subject is faster; never: it did not get there; no loss to reach: the "
             "other diverged. Not over thetas that were never meta-trained."
-            + (
-                f" {len(kept)} of {len(groups)} pairs of subject and setting."
-                if len(groups) > len(kept)
-                else ""
-            )
+            + charts.part_of(len(kept), len(groups), "pairs of subject and setting")
         ),
         panels=panels,
         y_name="speedup_in_steps",

@@ -75,30 +75,13 @@ def bootstrap_interval(
       ValueError: If there is no score, one is not finite, or ``confidence`` is outside
         (0, 1).
     """
-    samples = _interquartile_samples(scores, num_samples, seed)
+    scores = np.atleast_2d(np.asarray(scores, np.float64))
+    if scores.size == 0 or not np.isfinite(scores).all():
+        raise ValueError(f"scores must be finite and at least one, got {scores}.")
+    drawn = resample(scores, num_samples, np.random.default_rng(seed))
+    samples = interquartile_mean(drawn.reshape(len(drawn), -1))
     estimate = float(interquartile_mean(np.ravel(scores)))
     return percentile_interval(estimate, samples, confidence)
-
-
-def bootstrap_difference(
-    scores: np.ndarray,
-    others: np.ndarray,
-    *,
-    num_samples: int,
-    confidence: float,
-    seed: int,
-) -> Interval:
-    """Estimate how much the interquartile mean of ``scores`` exceeds ``others``'s.
-
-    The two are resampled independently; other arguments, shapes and errors are as
-    :func:`bootstrap_interval`'s.
-    """
-    first = _interquartile_samples(scores, num_samples, seed)
-    second = _interquartile_samples(others, num_samples, seed + 1)
-    estimate = interquartile_mean(np.ravel(scores)) - interquartile_mean(
-        np.ravel(others)
-    )
-    return percentile_interval(float(estimate), first - second, confidence)
 
 
 def average_ranks(scores: np.ndarray) -> np.ndarray:
@@ -237,14 +220,3 @@ def percentile_interval(
     tail = (1 - confidence) / 2
     low, high = np.quantile(samples, [tail, 1 - tail])
     return Interval(estimate=estimate, low=float(low), high=float(high))
-
-
-def _interquartile_samples(
-    scores: np.ndarray, num_samples: int, seed: int
-) -> np.ndarray:
-    """Return ``num_samples`` interquartile means of resampled scores."""
-    scores = np.atleast_2d(np.asarray(scores, np.float64))
-    if scores.size == 0 or not np.isfinite(scores).all():
-        raise ValueError(f"scores must be finite and at least one, got {scores}.")
-    drawn = resample(scores, num_samples, np.random.default_rng(seed))
-    return interquartile_mean(drawn.reshape(len(drawn), -1))

@@ -158,16 +158,16 @@ def number(value: float, position: float | None = None) -> str:
     return f"{value:.3g}".replace("-", "−")
 
 
-def few_ticks(axis: matplotlib.axis.Axis, count: int = 5) -> None:
-    """Give a logarithmic axis plain labels, at most about ``count`` of them."""
+def few_ticks(axis: matplotlib.axis.Axis) -> None:
+    """Give a logarithmic axis plain labels, at most about five of them."""
     low, high = sorted(axis.get_view_interval())
     decades = np.log10(high / low) if 0 < low < high else 1.0
     # One label per decade, fewer over many decades, more within a single one.
     if decades <= 0.7:
-        axis.set_major_locator(ticker.MaxNLocator(count - 1))
+        axis.set_major_locator(ticker.MaxNLocator(4))
     else:
         subs = (1.0, 2.0, 5.0) if decades <= 1.7 else (1.0,)
-        axis.set_major_locator(ticker.LogLocator(10, subs=subs, numticks=count))
+        axis.set_major_locator(ticker.LogLocator(10, subs=subs, numticks=5))
     axis.set_minor_locator(ticker.NullLocator())
     axis.set_major_formatter(number)
 
