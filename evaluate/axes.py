@@ -7,6 +7,7 @@ of meta-training: learning rates found there are transferred to all other settin
 """
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -19,28 +20,30 @@ DESIGNS = ("product", "star")
 LAMBDAS_AT = ("base", "all", "none")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, order=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Setting:
     """Where optimizers are compared."""
 
-    task: str  # Canonical name of the μP task, with width and depth.
-    width: int
-    depth: int
+    task: tasks.names.TaskName  # Under μP, with width and depth.
     horizon_steps: int
     batch_examples: int
 
-    def task_name(self, *, sp: bool) -> str:
-        """Return the name of the task, or of its twin in standard parametrization."""
-        return f"sp-{self.task}" if sp else self.task
+    @property
+    def width(self) -> int:
+        """Units per hidden layer."""
+        assert self.task.width is not None
+        return self.task.width
+
+    @property
+    def depth(self) -> int:
+        """Layers before the readout."""
+        assert self.task.depth is not None
+        return self.task.depth
 
     @property
     def family(self) -> str:
         """The task without its sizes: what stays the same along width and depth."""
-        name = tasks.names.parse(self.task)
-        options = "".join(
-            f"-{tasks.names.OPTIONS[k].write(value)}" for k, value in name.options
-        )
-        return f"{name.kind}{options}-{name.data}"
+        return f"{self.task.kind}{self.task.written_options}-{self.task.data}"
 
     @property
     def label(self) -> str:
@@ -69,7 +72,7 @@ class SweepConfig:
     batch_examples: int
     batch_examples_of: Mapping[str, int]
     learning_rates: Mapping[str, tuple[float, ...]]
-    hyper: Mapping[str, Mapping[str, float]]
+    hyper: Mapping[str, optimizers.Hyper]  # Whole, once it is here.
     tuning_seeds: int
     tuning_refinements: int
     transfer: bool
@@ -151,7 +154,9 @@ class SweepConfig:
         self._check_items()
         self._check_sizes()
         self._check_optimizers()
-        settings(self)
+        whole = {k: optimizers.resolve_hyper(k, v) for k, v in self.hyper.items()}
+        object.__setattr__(self, "hyper", whole)
+        _ = self.settings  # Bad tasks are found now.
 
     def _check_items(self) -> None:
         for field in dataclasses.fields(self):
@@ -220,19 +225,26 @@ class SweepConfig:
             _check_grid(f"learning_rates.{name}", self.grid(name))
         if self.lambdas:
             _check_grid("lambdas", self.lambdas)
-        for field in ("learning_rates", "hyper"):
-            for name in getattr(self, field):
-                optimizers.get(name)
-        for name, hyper in self.hyper.items():
-            optimizers.resolve_hyper(name, hyper)
+        for name in self.learning_rates:
+            optimizers.get(name)
 
     def grid(self, optimizer: str) -> tuple[float, ...]:
         """Return the learning rates that tuning ``optimizer`` begins with."""
         default = optimizers.get(optimizer).grid
         return tuple(self.learning_rates.get(optimizer, default))
 
+    @functools.cached_property
+    def settings(self) -> tuple[Setting, ...]:
+        """The settings of the sweep, the base first."""
+        return tuple(_settings(self))
 
-def settings(config: SweepConfig) -> list[Setting]:
+    @property
+    def base(self) -> Setting:
+        """The setting that rates are transferred from."""
+        return self.settings[0]
+
+
+def _settings(config: SweepConfig) -> list[Setting]:
     """List the settings of a sweep, the base first.
 
     A task may bring its own horizon: ``mlp-w32-d3-digits@5000``.
@@ -280,11 +292,8 @@ def settings(config: SweepConfig) -> list[Setting]:
             own_horizon or config.horizons,
         )
         for width, depth, horizon in _points(config.design, axes):
-            full = name.at_width(width).at_depth(depth)
             setting = Setting(
-                task=str(full),
-                width=width,
-                depth=depth,
+                task=name.at_width(width).at_depth(depth),
                 horizon_steps=horizon,
                 batch_examples=config.batch_examples_of.get(
                     name.kind, config.batch_examples

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+import tasks
 from mulo import _files as files
 
 # Raise when a change of the code makes earlier results incomparable.
@@ -28,14 +29,14 @@ SCHEMA = 2
 _said: set[pathlib.Path] = set()  # Damaged files that were reported already.
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, order=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Program:
     """What cells must share to run in one compiled program."""
 
-    task: str  # Full name, with the width, and with sp- where it is meant.
+    task: tasks.names.TaskName  # Whole, and with sp- where it is meant.
     optimizer: str  # A name in :mod:`evaluate.optimizers`.
     schedule: str  # One of :data:`evaluate.schedules.NAMES`.
-    hyper: tuple[tuple[str, float], ...]  # Sorted, without the learning rate.
+    hyper: tuple[tuple[str, float], ...]  # Sorted, without the learning rate; typed.
     horizon_steps: int
     batch_size: int  # Examples.
     theta_sha256: str  # Empty for hand-designed optimizers.
@@ -43,8 +44,14 @@ class Program:
     num_valid_examples: int
     activations: bool = False  # Whether changes of activations are measured.
 
+    def written(self) -> dict[str, Any]:
+        """Return the fields as files hold them: every number of ``hyper`` a float."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        hyper = tuple((name, float(number)) for name, number in self.hyper)
+        return {**values, "task": str(self.task), "hyper": hyper}
 
-@dataclasses.dataclass(frozen=True, kw_only=True, order=True)
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Cell:
     """One training run."""
 
@@ -54,11 +61,11 @@ class Cell:
 
     def definition(self) -> dict[str, Any]:
         """Return everything that decides the result, as JSON-ready values."""
-        program: dict[str, Any] = dataclasses.asdict(self.program)
-        program["hyper"] = dict(self.program.hyper)
+        program = self.program.written()
         return {
             "schema": SCHEMA,
             **program,
+            "hyper": dict(program["hyper"]),
             "learning_rate": self.learning_rate,
             "seed": self.seed,
         }
@@ -72,7 +79,7 @@ class Cell:
         """Return where the result lies under ``folder``."""
         # Task names of tfds sets hold "/" and ":"; some are longer than a file's name.
         task = "".join(
-            c if c.isalnum() or c in "-_" else "_" for c in self.program.task
+            c if c.isalnum() or c in "-_" else "_" for c in str(self.program.task)
         )
         return folder / (
             f"{task[:100]}.{self.program.optimizer}.{self.program.schedule}."

@@ -12,7 +12,7 @@ A configuration names optimizers; what becomes of a name:
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
@@ -23,30 +23,25 @@ import tasks
 from evaluate import axes, optimizers, schedules
 from evaluate import thetas as thetas_lib
 
-Kind = Literal["learned", "hand-designed", "null"]
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Contender:
     """An optimizer as it enters a sweep."""
 
     label: str  # What reports call it; no two alike.
-    optimizer: str  # A name in :mod:`evaluate.optimizers`.
-    kind: Kind
-    summary: str
+    spec: optimizers.OptimizerSpec
     schedules: tuple[str, ...]  # The better of several ("auto").
-    step_size: optimizers.StepSize
     # Rates tuning begins with; factors on the step of a rule used as meta-trained.
     grid: tuple[float, ...]
-    hyper: tuple[tuple[str, float], ...]  # Sorted.
+    hyper: tuple[tuple[str, float], ...]  # Sorted, all of them.
     theta: thetas_lib.Theta | None
     theta_sha256: str  # Empty for hand-designed ones.
     needs_num_steps: bool  # Whether its steps depend on the length of the run.
 
     @property
-    def standard(self) -> bool:
-        """Whether it trains the twins in standard parametrization."""
-        return optimizers.get(self.optimizer).standard
+    def optimizer(self) -> str:
+        """Its name in :mod:`evaluate.optimizers`."""
+        return self.spec.name
 
     @property
     def untrained(self) -> bool:
@@ -182,35 +177,20 @@ def _with_schedules(
     return [
         Contender(
             label=own_label,
-            optimizer=optimizer,
-            kind=_kind(spec),
-            summary=spec.summary,
+            spec=spec,
             schedules=names,
-            step_size=spec.step_size,
             grid=_grid(config, spec),
-            hyper=tuple(
-                sorted(
-                    optimizers.resolve_hyper(
-                        optimizer, config.hyper.get(optimizer, {})
-                    ).items()
-                )
-            ),
+            hyper=tuple(sorted(config.hyper.get(optimizer, spec.hyper).items())),
             theta=theta,
             theta_sha256=""
             if theta is None
             else optimizers.fingerprint(theta.pretrained),
             needs_num_steps=spec.needs_num_steps
             if theta is None
-            else optimizers.needs_num_steps(theta.pretrained),
+            else theta.pretrained.rule.NEEDS_NUM_STEPS,
         )
         for names, own_label in tried.items()
     ]
-
-
-def _kind(spec: optimizers.OptimizerSpec) -> Kind:
-    if spec.null:
-        return "null"
-    return "learned" if spec.learned else "hand-designed"
 
 
 def _grid(
@@ -231,8 +211,8 @@ def _at_initialization(theta: thetas_lib.Theta) -> thetas_lib.Theta:
 
 def _public(name: str) -> thetas_lib.Theta | None:
     """The public theta of a rule, if it was fetched."""
-    source = name.removeprefix("mu_")
-    if source not in mulo.fetch.SOURCES:
+    source = optimizers.get(name).rule
+    if source is None or source not in mulo.fetch.SOURCES:
         return None
     if not (mulo.fetch.folder(source) / mulo.fetch.RECORD_NAME).is_file():
         return None
@@ -241,7 +221,7 @@ def _public(name: str) -> thetas_lib.Theta | None:
 
 
 def _how_to_get(name: str) -> str:
-    source = name.removeprefix("mu_")
+    source = optimizers.get(name).rule
     if source in mulo.fetch.SOURCES:
         return (
             f"weights missing, get them with python -m mulo.fetch {source}, or give "
@@ -257,14 +237,12 @@ def meta_training_sizes(theta: thetas_lib.Theta | None) -> Mapping[str, Any]:
       ``widths`` and ``depths`` (tuples) and ``horizon_steps`` (shortest and longest
       run), each only if the card tells.
     """
-    recipe = {} if theta is None else theta.pretrained.card.get("meta_training", {})
+    card = {} if theta is None else theta.pretrained.card
+    recipe: Mapping[str, Any] = card.get("meta_training", {})
     found: dict[str, Any] = {}
     try:
-        names = [
-            tasks.names.parse(name)
-            for entry in recipe.get("tasks", ())
-            for name in tasks.names.expand(entry)
-        ]
+        entries = recipe.get("tasks", ())
+        names = [name for entry in entries for name in tasks.names.expand(entry)]
     except (ValueError, TypeError):
         return {}
     for field in ("width", "depth"):

@@ -30,6 +30,7 @@ References:
 """
 
 import dataclasses
+import functools
 import json
 import math
 import re
@@ -66,13 +67,12 @@ class CoordConfig:
     data_dir: str | None = None
 
     def __post_init__(self):
-        name = tasks.names.parse(self.task)
-        if name.width is not None and name.depth is not None:
+        if self.name.width is not None and self.name.depth is not None:
             raise ValueError(
                 "task must be a template without a width, like mlp-d3-digits, or "
                 f"without a depth; got {self.task!r}."
             )
-        optimizers.resolve_hyper(self.optimizer, self.hyper)
+        _ = self.whole_hyper  # A wrong one is found now.
         other = "depths" if self.axis == "width" else "widths"
         if getattr(self, other):
             raise ValueError(
@@ -95,23 +95,34 @@ class CoordConfig:
                 f"hidden layers still at the first step; got {self.num_steps}."
             )
 
+    @functools.cached_property
+    def name(self) -> tasks.names.TaskName:
+        """The task's name, parsed."""
+        return tasks.names.parse(self.task)
+
+    @functools.cached_property
+    def whole_hyper(self) -> optimizers.Hyper:
+        """The hyper-parameters, defaults filled in."""
+        return optimizers.resolve_hyper(self.optimizer, self.hyper)
+
     @property
     def axis(self) -> str:
         """What is varied: width or depth."""
-        return "width" if tasks.names.parse(self.task).width is None else "depth"
+        return "width" if self.name.width is None else "depth"
 
     @property
     def sizes(self) -> tuple[int, ...]:
         """The widths or depths, rising."""
         given = self.widths or self.depths
-        kind = tasks.names.KINDS[tasks.names.parse(self.task).kind]
+        kind = tasks.names.KINDS[self.name.kind]
         default = kind.widths if self.axis == "width" else kind.depths
         return tuple(sorted(set(given or default)))
 
-    def task_name(self, size: int) -> str:
+    def task_name(self, size: int) -> tasks.names.TaskName:
         """Return the full name of the task of a width or depth."""
-        name = tasks.names.parse(self.task)
-        return str(name.at_width(size) if self.axis == "width" else name.at_depth(size))
+        if self.axis == "width":
+            return self.name.at_width(size)
+        return self.name.at_depth(size)
 
     @property
     def rate(self) -> float:
@@ -195,7 +206,7 @@ def check(
     config: CoordConfig,
     pretrained: mulo.Pretrained | None = None,
     on_size: Callable[[int], object] = lambda size: None,
-    models: MutableMapping[str, coord_training.Model] | None = None,
+    models: MutableMapping[tasks.names.TaskName, coord_training.Model] | None = None,
 ) -> CoordResult:
     """Train at every size on the same data and fit how activations' changes scale.
 
@@ -220,7 +231,7 @@ def check(
             scalings=model.task.scalings(),
             pretrained=pretrained,
             num_steps=config.num_steps,
-            hyper=config.hyper,
+            hyper=config.whole_hyper,
         )
         found = coord_training.changes(
             model, transform, num_steps=config.num_steps, num_seeds=config.num_seeds
@@ -310,7 +321,7 @@ def fit_slopes(sizes: Sequence[int], changes: np.ndarray) -> np.ndarray:
 def _model(
     config: CoordConfig,
     size: int,
-    models: MutableMapping[str, coord_training.Model],
+    models: MutableMapping[tasks.names.TaskName, coord_training.Model],
 ) -> coord_training.Model:
     name = config.task_name(size)
     if name not in models:

@@ -50,7 +50,7 @@ class Cost:
 
 @functools.cache
 def of_task(
-    name: str, batch_size: int, data_dir: str, data_budget_bytes: int
+    name: tasks.names.TaskName, batch_size: int, data_dir: str, data_budget_bytes: int
 ) -> tuple[float, float, int]:
     """Return FLOPs of loss and gradient, cubes of matrices, and parameters.
 
@@ -111,7 +111,7 @@ def of_unit(
         + (flops + orthogonal) / _FLOPS_PER_SEC
         + 1e-9 * _NANOSECS.get(rule, 3.0) * count
     )
-    learned = optimizers.get(program.optimizer).learned
+    learned = unit.contender.spec.learned
     activations = 8.0 * flops / 1e3  # A float or two for every thousand operations.
     return Cost(
         secs_per_step=measured or secs,
@@ -121,12 +121,11 @@ def of_unit(
 
 
 def _rule(unit: plan.Unit) -> str:
-    pretrained = unit.contender.pretrained
-    if pretrained is not None and unit.program.optimizer in ("mulo", "theta_init"):
+    spec, pretrained = unit.contender.spec, unit.contender.pretrained
+    if pretrained is not None and spec.rule is None:
         rules = [x for x in mulo.optimizers.names() if optimizers.takes(x, pretrained)]
         return rules[0] if rules else "small_fc"
-    name = unit.program.optimizer.removeprefix("mu_").removesuffix("_blocked")
-    return name
+    return spec.rule or spec.name
 
 
 def span(secs: float) -> str:

@@ -24,7 +24,6 @@ import jax
 import tqdm
 
 from evaluate import axes, costs, failures, plan, worker
-from evaluate import cells as cells_lib
 
 _POLL_SECS = 0.2
 _MAX_JOBS = 64
@@ -39,25 +38,6 @@ class Outcome:
     num_waiting: int  # Units that lack a transferred rate another shard has to find.
 
 
-def results_of(
-    config: axes.SweepConfig,
-    unit: plan.Unit,
-    folder: pathlib.Path,
-    rates: Mapping[axes.Setting, float] | None = None,
-    failed: plan.Failed = frozenset(),
-) -> dict[tuple[float, int], cells_lib.CellResult]:
-    """Read what a unit has, following its search as far as the results go.
-
-    Args:
-      config: The sweep.
-      unit: Whose results.
-      folder: Holds the result files.
-      rates: Transferred ones, by setting; see :func:`rates_for`.
-      failed: What could not be run.
-    """
-    return worker.present(config, unit, folder, rates or {}, failed)
-
-
 def transferred(
     config: axes.SweepConfig, all_units: Sequence[plan.Unit], folder: pathlib.Path
 ) -> dict[tuple[str, str], float]:
@@ -66,13 +46,13 @@ def transferred(
     Of a contender that tries several schedules, that of the better one alone, once all
     are known: the other settings have no say in it.
     """
-    base = axes.settings(config)[0]
+    base = config.base
     tuned = [u for u in all_units if base in u.settings and plan.transfers(config, u)]
     broken = failures.recorded(folder, tuned)
     searches: dict[str, list[tuple[plan.Unit, plan.Search]]] = {}
     for unit in tuned:
         failed = failures.pairs(broken, unit)
-        results = results_of(config, unit, folder, {}, failed)
+        results, _ = worker.present(config, unit, folder, {}, failed)
         found = plan.search(config, unit, base, results, failed)
         searches.setdefault(unit.contender.label, []).append((unit, found))
     rates = {}
@@ -106,9 +86,8 @@ def run(
       OSError: If a result cannot be written.
       KeyboardInterrupt: On Ctrl-C; workers are stopped, finished cells stay.
     """
-    base = axes.settings(config)[0]
-    first = [u for u in mine if base in u.settings]
-    second = [u for u in mine if base not in u.settings]
+    first = [u for u in mine if config.base in u.settings]
+    second = [u for u in mine if config.base not in u.settings]
     weights = {
         id(unit): secs
         for unit, _, _, secs, _ in estimate(config, all_units, mine, folder)
@@ -121,7 +100,7 @@ def run(
             # The longest first, so that none is left alone at the end.
             stage = sorted(stage, key=lambda u: -weights[id(u)])
             todo = [
-                (unit, rates_for(config, unit, rates), weights[id(unit)])
+                (unit, plan.rates_for(config, unit, rates), weights[id(unit)])
                 for unit in stage
             ]
             for count, failed in pool.run(todo, bar):
@@ -139,18 +118,6 @@ def run(
     return Outcome(done, tuple(found_failures), waiting)
 
 
-def rates_for(
-    config: axes.SweepConfig,
-    unit: plan.Unit,
-    rates: Mapping[tuple[str, str], float],
-) -> dict[axes.Setting, float]:
-    """Return a unit's transferred rates by setting, of those of :func:`transferred`."""
-    rate = rates.get((unit.contender.label, unit.program.schedule))
-    if rate is None or not plan.transfers(config, unit):
-        return {}
-    return {setting: rate for setting in unit.settings}
-
-
 def _left(
     config: axes.SweepConfig,
     unit: plan.Unit,
@@ -158,10 +125,9 @@ def _left(
     rates: Mapping[tuple[str, str], float],
 ) -> tuple[plan.Results, int]:
     """Return what a unit has, and guess how many cells it still runs."""
-    moved = rates_for(config, unit, rates)
-    results = results_of(config, unit, folder, moved)
-    named = plan.wanted(config, unit, results, transferred=moved)
-    missing = sum((c.learning_rate, c.seed) not in results for c in named)
+    moved = plan.rates_for(config, unit, rates)
+    results, wanted = worker.present(config, unit, folder, moved)
+    missing = len(wanted)
     known = {label for label, _ in rates}
     complete = unit.contender.label in known or not plan.transfers(config, unit)
     if complete and not missing:

@@ -131,16 +131,9 @@ def collect(
     broken = failures.recorded(folder, units)
     failed: dict[str, plan.Failed] = {}
     for unit in units:
-        rate = rates.get((unit.contender.label, unit.program.schedule))
-        moved = plan.transfers(config, unit) and rate is not None
+        moved = plan.rates_for(config, unit, rates)
         failed[unit.label] = failures.pairs(broken, unit)
-        found = worker.present(
-            config,
-            unit,
-            folder,
-            {s: rate for s in unit.settings} if moved else {},
-            failed[unit.label],
-        )
+        found, _ = worker.present(config, unit, folder, moved, failed[unit.label])
         for result in found.values():
             everything[result.cell] = readings.read_off(
                 result, unit.program.horizon_steps
@@ -151,14 +144,14 @@ def collect(
     curves: list[RateCurve] = []
     for contender in entered:
         at_base: list[Entry] = []
-        for setting in axes.settings(config):
+        for setting in config.settings:
             here = per.get((contender.label, setting), [])
             own = [(u, r) for u, r in here if u.published_rate is None]
             for unit, results in own:
                 curve = _rate_curve(config, unit, setting, results)
                 if curve is not None:
                     curves.append(curve)
-            if contender.step_size != "rate":
+            if contender.spec.step_size != "rate":
                 entries += _untuned(config, contender, setting, own, failed)
                 continue
             made = _tuned(config, contender, setting, own, failed)
@@ -169,7 +162,7 @@ def collect(
                 moved = rates.get((contender.label, unit.program.schedule))
                 if unit.published_rate is not None:
                     others.append((unit, results, unit.published_rate, "published"))
-                elif moved is not None and len(axes.settings(config)) > 1:
+                elif moved is not None and len(config.settings) > 1:
                     others.insert(0, (unit, results, moved, "transferred"))
             for unit, results, rate, kind in others:
                 entry = _entry(config, unit, setting, results, rate, kind, failed)
@@ -183,7 +176,7 @@ def collect(
 
 def _untuned(config, contender, setting, units, failed) -> list[Entry]:
     """Make the entry of a contender with nothing to tune at a setting."""
-    fixed = contender.step_size == "fixed"
+    fixed = contender.spec.step_size == "fixed"
     rate = contender.grid[0] if fixed else 1.0
     kind: Tuning = "fixed" if fixed else "untouched"
     made = [_entry(config, u, setting, r, rate, kind, failed) for u, r in units]

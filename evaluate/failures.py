@@ -90,5 +90,5 @@ def whole(recorded_: Sequence[Failure], unit: plan.Unit) -> bool:
 
 
 def _digest(unit: plan.Unit) -> str:
-    text = f"{unit.published_rate} {dataclasses.asdict(unit.program)}"
+    text = f"{unit.published_rate} {unit.program.written()}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]

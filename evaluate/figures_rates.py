@@ -54,11 +54,7 @@ def _relative(
             "legend gives the width of the basin within 1 % (thin line) in decades: "
             "wider is easier to tune; ≥: the basin is open, wider than what was tried. "
             "A cross at the top: diverged."
-            + (
-                f" {len(shown)} of {len(with_curves)} settings."
-                if len(with_curves) > len(shown)
-                else ""
-            )
+            + charts.part_of(len(shown), len(with_curves), "settings")
         ),
         panels=panels,
         x_name="rate_over_best",
@@ -137,7 +133,9 @@ def _by_width(study: entries.Study) -> charts.Chart:
             panels.append(
                 charts.LinePanel(
                     title=f"{contender.label}, {family}",
-                    xlabel="λ" if contender.step_size == "lambda" else "learning rate",
+                    xlabel="λ"
+                    if contender.spec.step_size == "lambda"
+                    else "learning rate",
                     ylabel="final training loss",
                     lines=lines,
                     x_scale="log",

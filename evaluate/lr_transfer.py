@@ -40,6 +40,7 @@ from evaluate import (
     schedules,
     style,
     tables,
+    worker,
 )
 from mulo import _files as files
 from tasks import command
@@ -235,7 +236,7 @@ def run(
     by_width = {}
     for unit in units:
         (setting,) = unit.settings
-        results = engine.results_of(config, unit, folder)
+        results, _ = worker.present(config, unit, folder, {})
         losses = plan.tuning_losses(config, setting, results)
         by_width[setting.width] = [losses[rate] for rate in rates]
     widths = tuple(sorted(by_width))

@@ -21,16 +21,14 @@ import mulo
 from evaluate import null_models, rates, schedules
 from mulo import _hints as hints
 
-Hyper = Mapping[str, float]
+Hyper = Mapping[str, float]  # Counts are int.
 
 THETA_INIT = "theta_init"
-_MU = "mu_"
-_ANY_RULE = ("mulo", THETA_INIT)
-
 
 # How the step size is found: tuned as a learning rate; as meta-trained, with a factor
 # λ = 1 on it; or one learning rate for everything, as null models have.
 StepSize = Literal["rate", "lambda", "fixed"]
+Kind = Literal["learned", "hand-designed", "null"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,7 +40,7 @@ class OptimizerSpec:
     """
 
     name: str
-    summary: str  # One line, for the report.
+    rule: str | None = None  # Of :mod:`mulo.optimizers`; None: any learned, or none.
     standard: bool
     learned: bool
     step_size: StepSize
@@ -56,10 +54,15 @@ class OptimizerSpec:
     side_by_side: bool = True
     make: Callable[..., optax.GradientTransformation]
 
+    def __reduce__(self):
+        return get, (self.name,)  # `make` is a closure, which does not pickle.
+
     @property
-    def null(self) -> bool:
-        """Whether it is a null model."""
-        return self.step_size == "fixed"
+    def kind(self) -> Kind:
+        """A null model, a learned or a hand-designed rule."""
+        if self.step_size == "fixed":
+            return "null"
+        return "learned" if self.learned else "hand-designed"
 
 
 # Names for rules with a setting of their own, beside the rule's plain name.
@@ -80,7 +83,6 @@ def _specs() -> list[OptimizerSpec]:
     specs = [
         OptimizerSpec(
             name="mulo",
-            summary="learned optimizer (theta) under μP",
             standard=False,
             learned=True,
             step_size="lambda",
@@ -95,8 +97,7 @@ def _specs() -> list[OptimizerSpec]:
     specs.append(
         dataclasses.replace(
             specs[0],
-            name=THETA_INIT,
-            summary="null model: the theta of a learned rule before meta-training",
+            name=THETA_INIT,  # A learned rule's theta before meta-training.
             step_size="fixed",
         )
     )
@@ -107,7 +108,6 @@ def _specs() -> list[OptimizerSpec]:
     specs += [
         OptimizerSpec(
             name=name,
-            summary=f"null model: {(make.__doc__ or '').splitlines()[0].rstrip('.')}",
             standard=False,
             learned=False,
             step_size="fixed",
@@ -123,8 +123,7 @@ def _specs() -> list[OptimizerSpec]:
 
 def _spec(name: str, rule: str, extra: Hyper, standard: bool) -> OptimizerSpec:
     info = mulo.optimizers.info(rule)
-    where = "the standard parametrization" if standard else "μP"
-    full_name = name if standard else _MU + name
+    full_name = name if standard else f"mu_{name}"
     hyper: dict[str, float] = {}
     # Celo2 and ELO leave the step size to the user.
     architecture: Any = info.make  # Of a learned rule: a class.
@@ -140,7 +139,7 @@ def _spec(name: str, rule: str, extra: Hyper, standard: bool) -> OptimizerSpec:
     constant = own_step or rule in _OWN_SCHEDULE
     return OptimizerSpec(
         name=full_name,
-        summary=f"{info.summary}; under {where}",
+        rule=rule,
         standard=standard,
         learned=info.learned,
         step_size="lambda" if own_step else "rate",
@@ -150,7 +149,7 @@ def _spec(name: str, rule: str, extra: Hyper, standard: bool) -> OptimizerSpec:
         schedule="constant" if constant else "cosine",
         needs_num_steps=info.needs_num_steps,
         side_by_side=rule not in _EVERY_FEW_STEPS,
-        make=_learned(rule) if info.learned else _hand_designed(rule, hyper, standard),
+        make=_learned(rule) if info.learned else _hand_designed(rule, standard),
     )
 
 
@@ -168,11 +167,9 @@ def _learned(rule: str | None):
     return make
 
 
-def _hand_designed(rule: str, defaults: Hyper, standard: bool):
-    def make(learning_rate, *, scalings, pretrained, num_steps, **given):
+def _hand_designed(rule: str, standard: bool):
+    def make(learning_rate, *, scalings, pretrained, num_steps, **hyper):
         del pretrained, num_steps
-        # Counts, such as a preconditioner's interval, come as floats.
-        hyper: Any = {k: type(defaults[k])(v) for k, v in given.items()}
         return mulo.optimizers.get(
             rule,
             learning_rate=learning_rate,
@@ -208,12 +205,13 @@ def get(name: str) -> OptimizerSpec:
     return SPECS[name]
 
 
-def resolve_hyper(name: str, given: Hyper) -> dict[str, float]:
+def resolve_hyper(name: str, given: Hyper) -> Hyper:
     """Return the hyper-parameters of ``name`` with defaults filled in.
 
     Args:
       name: An optimizer's name.
-      given: What differs from the defaults; never the learning rate.
+      given: What differs from the defaults, counts perhaps as floats; never the
+        learning rate.
 
     Raises:
       ValueError: If the optimizer or one of the hyper-parameters is unknown, or a
@@ -228,7 +226,7 @@ def resolve_hyper(name: str, given: Hyper) -> dict[str, float]:
             )
         if isinstance(spec.hyper[key], int) and value != int(value):
             raise ValueError(f"{name}.{key} must be a whole number; got {value}.")
-    return {key: float(given.get(key, value)) for key, value in spec.hyper.items()}
+    return {k: type(value)(given.get(k, value)) for k, value in spec.hyper.items()}
 
 
 def build(
@@ -251,12 +249,12 @@ def build(
         where μ-rules become their plain twins.
       pretrained: The theta of a learned optimizer.
       num_steps: Training horizon, for rules and schedules that need it.
-      hyper: What differs from the optimizer's defaults.
+      hyper: What differs from the optimizer's defaults, of :func:`resolve_hyper`.
       schedule: One of :data:`evaluate.schedules.NAMES`; multiplies the learning rate.
 
     Raises:
-      ValueError: If the name or a hyper-parameter is unknown, a learned optimizer
-        comes without a theta, or the schedule cannot be given to this rule.
+      ValueError: If the name is unknown, a learned optimizer comes without a theta,
+        or the schedule cannot be given to this rule.
     """
     spec = get(name)
     check_schedule(name, schedule)
@@ -276,7 +274,7 @@ def build(
         scalings=scalings,
         pretrained=pretrained,
         num_steps=num_steps,
-        **resolve_hyper(name, hyper or {}),
+        **{**spec.hyper, **(hyper or {})},
     )
     return optax.with_extra_args_support(transform)
 
@@ -284,8 +282,7 @@ def build(
 def check_schedule(name: str, schedule: str) -> None:
     """Raise ValueError if there is no such schedule or the rule brings its own."""
     schedules.check(schedule, schedules.NAMES)
-    rule = name.removeprefix(_MU)
-    if rule in _OWN_SCHEDULE and schedule != "constant":
+    if get(name).rule in _OWN_SCHEDULE and schedule != "constant":
         raise ValueError(
             f"{name} takes the place of a schedule: give it 'constant', got "
             f"{schedule!r}."
@@ -294,9 +291,10 @@ def check_schedule(name: str, schedule: str) -> None:
 
 def takes(name: str, pretrained: mulo.Pretrained) -> bool:
     """Whether a theta is of the rule that a name stands for; ``mulo`` is any."""
-    if not get(name).learned or name in _ANY_RULE:
-        return get(name).learned
-    info = mulo.optimizers.info(name.removeprefix(_MU))
+    spec = get(name)
+    if not spec.learned or spec.rule is None:
+        return spec.learned
+    info = mulo.optimizers.info(spec.rule)
     architecture: Any = info.make  # Of a learned rule: a class.
     return isinstance(pretrained.rule, architecture) and all(
         getattr(pretrained.rule, key) == value for key, value in info.fixed.items()
@@ -310,11 +308,6 @@ def under_mup(pretrained: mulo.Pretrained) -> str:
             if takes(name, pretrained):
                 return name
     return "mulo"
-
-
-def needs_num_steps(pretrained: mulo.Pretrained) -> bool:
-    """Whether the steps of a learned rule depend on the length of the run."""
-    return pretrained.rule.NEEDS_NUM_STEPS
 
 
 def check_theta(name: str, pretrained: mulo.Pretrained) -> None:

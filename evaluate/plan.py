@@ -10,10 +10,11 @@ import math
 from collections.abc import Mapping, Sequence
 
 import tasks
-from evaluate import axes, contenders, optimizers, published, readings, tuning
+from evaluate import axes, contenders, published, readings, tuning
 from evaluate import cells as cells_lib
 
 Results = Mapping[tuple[float, int], cells_lib.CellResult]  # By rate and seed.
+Sizes = Mapping[tasks.names.TaskName, tuple[int, int]]  # Training and validation.
 Failed = frozenset[tuple[float, int]]  # Rates and seeds that could not be run.
 
 
@@ -43,35 +44,30 @@ class Unit:
 def units(
     config: axes.SweepConfig,
     entered: Sequence[contenders.Contender],
-    sizes: Mapping[str, tuple[int, int]],
+    sizes: Sizes,
 ) -> list[Unit]:
     """List the programs of a sweep, those of the base setting first.
 
     Args:
       config: The sweep.
       entered: Its contenders.
-      sizes: Training and validation examples of every task's data, by task name.
+      sizes: Examples of every task's data, as :func:`data_sizes` gives them.
     """
     found: dict[tuple[str, cells_lib.Program], list[axes.Setting]] = {}
     rates: dict[tuple[str, cells_lib.Program], float] = {}
     who = {contender.label: contender for contender in entered}
-    all_settings = axes.settings(config)
     for contender in entered:
-        for setting in all_settings:
+        for setting in config.settings:
             for schedule in contender.schedules:
-                program = _program(
-                    config, contender, setting, schedule, sizes, all_settings
-                )
+                program = _program(config, contender, setting, schedule, sizes)
                 found.setdefault((contender.label, program), []).append(setting)
             row = None
             # With the rule's usual schedule only.
-            usual = optimizers.get(contender.optimizer).schedule
-            if config.published and contender.step_size == "rate":
+            usual = contender.spec.schedule
+            if config.published and contender.spec.step_size == "rate":
                 row = published.find(contender.optimizer, setting.task)
             if row is not None and usual in contender.schedules:
-                program = _program(
-                    config, contender, setting, usual, sizes, all_settings
-                )
+                program = _program(config, contender, setting, usual, sizes)
                 hyper = dict(contender.hyper) | dict(row.hyper)
                 program = dataclasses.replace(
                     program, hyper=tuple(sorted(hyper.items()))
@@ -80,7 +76,6 @@ def units(
                 who[key[0]] = contender
                 found.setdefault(key, []).append(setting)
                 rates[key] = row.learning_rate
-    base = all_settings[0]
     made = [
         Unit(
             contender=who[key[0]],
@@ -90,7 +85,7 @@ def units(
         )
         for key, served in found.items()
     ]
-    return sorted(made, key=lambda unit: base not in unit.settings)
+    return sorted(made, key=lambda unit: config.base not in unit.settings)
 
 
 def _program(
@@ -98,14 +93,14 @@ def _program(
     contender: contenders.Contender,
     setting: axes.Setting,
     schedule: str,
-    sizes: Mapping[str, tuple[int, int]],
-    all_settings: Sequence[axes.Setting],
+    sizes: Sizes,
 ) -> cells_lib.Program:
     horizon = setting.horizon_steps
     if schedule == "constant" and not contender.needs_num_steps:
         # The run of the longest horizon serves the shorter ones.
-        horizon = max(s.horizon_steps for s in all_settings if s.task == setting.task)
-    task = setting.task_name(sp=contender.standard)
+        same = [s for s in config.settings if s.task == setting.task]
+        horizon = max(s.horizon_steps for s in same)
+    task = setting.task.twin() if contender.spec.standard else setting.task
     train, valid = sizes[setting.task]
     return cells_lib.Program(
         task=task,
@@ -121,14 +116,14 @@ def _program(
     )
 
 
-def data_sizes(config: axes.SweepConfig) -> dict[str, tuple[int, int]]:
+def data_sizes(config: axes.SweepConfig) -> Sizes:
     """Return training and validation examples of every task's data.
 
     Raises:
       ValueError: If data are missing or too large, or a task cannot have its size.
     """
-    found: dict[str, tuple[int, int]] = {}
-    for setting in axes.settings(config):
+    found: dict[tasks.names.TaskName, tuple[int, int]] = {}
+    for setting in config.settings:
         if setting.task not in found:
             dataset = tasks.get(
                 setting.task,
@@ -211,11 +206,12 @@ def wanted(
         pairs.update({(rate, seed): None for rate in rates for seed in seeds})
 
     contender = unit.contender
+    step_size = contender.spec.step_size
     if unit.published_rate is not None:
         want([unit.published_rate], every_seed)
-    elif contender.step_size == "fixed":
+    elif step_size == "fixed":
         want(contender.grid, every_seed)
-    elif contender.step_size == "lambda":
+    elif step_size == "lambda":
         if any(_has_lambdas(config, setting) for setting in unit.settings):
             want(contender.grid, tuning_seeds)
         want([1.0], every_seed)
@@ -296,15 +292,32 @@ def transfers(config: axes.SweepConfig, unit: Unit) -> bool:
     """Whether a unit needs rates from the base setting."""
     return (
         config.transfer
-        and unit.contender.step_size == "rate"
+        and unit.contender.spec.step_size == "rate"
         and unit.published_rate is None
     )
 
 
+def rates_for(
+    config: axes.SweepConfig,
+    unit: Unit,
+    rates: Mapping[tuple[str, str], float],
+) -> dict[axes.Setting, float]:
+    """Return a unit's transferred rates by setting.
+
+    Args:
+      config: The sweep.
+      unit: Of it.
+      rates: Found at the base setting, by contender's label and schedule.
+    """
+    rate = rates.get((unit.contender.label, unit.program.schedule))
+    if rate is None or not transfers(config, unit):
+        return {}
+    return {setting: rate for setting in unit.settings}
+
+
 def _has_lambdas(config: axes.SweepConfig, setting: axes.Setting) -> bool:
-    base = axes.settings(config)[0]
     return config.lambdas_at == "all" or (
-        config.lambdas_at == "base" and setting == base
+        config.lambdas_at == "base" and setting == config.base
     )
 
 
@@ -312,15 +325,14 @@ def expected_cells(config: axes.SweepConfig, unit: Unit) -> int:
     """Guess how many cells a unit will have run in the end: a typical search."""
     seeds = config.num_seeds
     contender = unit.contender
-    if unit.published_rate is not None or contender.step_size == "fixed":
+    if unit.published_rate is not None or contender.spec.step_size == "fixed":
         return seeds
-    if contender.step_size == "lambda":
+    if contender.spec.step_size == "lambda":
         has = any(_has_lambdas(config, setting) for setting in unit.settings)
         extra = (len(contender.grid) - 1) * config.tuning_seeds if has else 0
         return seeds + extra
     looks = len(contender.grid) + min(2, config.tuning_refinements)
     count = looks * config.tuning_seeds + (seeds - config.tuning_seeds)
-    base = axes.settings(config)[0]
-    if config.transfer and base not in unit.settings:
+    if config.transfer and config.base not in unit.settings:
         count += seeds // 2  # Often the rate is the one found, or was looked at.
     return count

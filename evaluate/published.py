@@ -46,14 +46,12 @@ _TABLE: Mapping[str, Mapping[tuple[str, str], Published]] = {
 }
 
 
-def find(optimizer: str, task: str) -> Published | None:
+def find(optimizer: str, task: tasks.names.TaskName) -> Published | None:
     """Return what is published of an optimizer on a kind of model and data, or None.
 
     Args:
       optimizer: A name in :mod:`evaluate.optimizers`.
-      task: A task's name; width and depth do not matter.
+      task: Its width and depth do not matter.
     """
-    name = tasks.names.parse(task)
-    source = tasks.data_names.parse(name.data).source
     rows = _TABLE.get(optimizer, {})
-    return rows.get((name.kind, source)) or rows.get((name.kind, ""))
+    return rows.get((task.kind, task.data.source)) or rows.get((task.kind, ""))

@@ -1,42 +1,36 @@
 """Learned optimizers that were never meta-trained, for coordinate checks and tests."""
 
+from typing import Any
+
 import jax
 
 import mulo
 from evaluate import optimizers
 
-# Architectures small enough for a coordinate check, with steps large enough for one.
-_RANDOM = {
-    "small_fc": {
-        "hidden_size": 4,
-        "hidden_layers": 1,
-        "step_mult": 0.01,
-        "initial_momentum_decays": (0.9,),
-        "initial_adafactor_decays": (0.9,),
-    },
-    "annealed_fc": {
-        "hidden_size": 4,
-        "hidden_layers": 1,
-        "step_mult": 0.01,
-        "warmup_frac": 0.0,
-        "initial_momentum_decays": (0.9,),
-        "initial_adafactor_decays": (0.9,),
-    },
-    "elo": {"hidden_size": 4, "learning_rate": 0.1},
-    "celo2": {"hidden_size": 4, "learning_rate": 0.01},
-    "celo2_base": {"hidden_size": 4, "learning_rate": 0.03},
+# What a coordinate check wants beside the rules' smallest sizes: large steps, and more
+# units in LSTMs.
+_ONE_OF_EACH = {
+    "hidden_layers": 1,
+    "step_mult": 0.01,
+    "initial_momentum_decays": (0.9,),
+    "initial_adafactor_decays": (0.9,),
+}
+_CHANGES = {
+    "small_fc": _ONE_OF_EACH,
+    "annealed_fc": {**_ONE_OF_EACH, "warmup_frac": 0.0},
+    "elo": {"learning_rate": 0.1},
+    "celo2": {"learning_rate": 0.01},
+    "celo2_base": {"learning_rate": 0.03},
     "learned_adam": {"initial_learning_rate": 0.03},
-    "learned_muon": {},
     "velo": {
         "lstm_hidden_size": 8,
-        "param_inits": 2,
         "interp_mult": 1.0,  # At 100, controls drawn at random make steps explode.
         "step_mult": 0.3,
         "param_scale_mult": False,
     },
     "celo": {"lstm_hidden_size": 8, "step_mult": 0.03, "param_scale_mult": False},
     "celo_adam": {"lstm_hidden_size": 8, "step_mult": 0.1},
-    "lstm_ff": {"hidden_size": 4, "lstm_hidden_size": 8, "step_mult": 0.03},
+    "lstm_ff": {"lstm_hidden_size": 8, "step_mult": 0.03},
 }
 # Standard deviation of the noise on every number of a theta that is made as a nominal
 # rule: its first layers, among others, would have no part in the step.
@@ -57,12 +51,14 @@ def pretrained(name: str = "mulo", seed: int = 0) -> mulo.Pretrained:
     Raises:
       ValueError: If the optimizer is unknown or not learned.
     """
-    if not optimizers.get(name).learned:
+    spec = optimizers.get(name)
+    if not spec.learned:
         raise ValueError(f"{name} is not learned: it has no theta.")
-    any_rule = name in ("mulo", optimizers.THETA_INIT)
-    rule_name = "small_fc" if any_rule else name.removeprefix("mu_")
+    rule_name = spec.rule or "small_fc"
     info = mulo.optimizers.info(rule_name)
-    rule = info.make(**info.fixed, **_RANDOM[rule_name])
+    architecture: Any = info.make  # Of a learned rule: a class.
+    changes = _CHANGES.get(rule_name, {})
+    rule = architecture(**{**architecture.TINY, **info.fixed, **changes})
     theta = rule.init(jax.random.key(seed))
     if rule_name in _SPREAD:
         leaves, treedef = jax.tree.flatten(theta)

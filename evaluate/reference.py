@@ -85,9 +85,10 @@ def speedups(study: entries.Study, curves: Curves) -> dict[str, Any]:
     by_setting: list[dict[str, Any]] = []
     by_line: dict[str, list[np.ndarray]] = {}
     for entry in study.entries:
-        if entry.setting.task not in curves:
+        task = str(entry.setting.task)
+        if task not in curves:
             continue
-        steps, losses = curves[entry.setting.task]
+        steps, losses = curves[task]
         found = []
         for score in entry.scores():
             reached = 0.0
@@ -123,7 +124,7 @@ def speedups(study: entries.Study, curves: Curves) -> dict[str, Any]:
 def warnings(study: entries.Study, curves: Curves) -> list[str]:
     """Say which of VeLOdrome's tasks have no speed-up for want of a curve."""
     known = set(TASKS.values())
-    tasks = dict.fromkeys(s.task for s in study.settings)
+    tasks = dict.fromkeys(str(s.task) for s in study.settings)
     missing = [t for t in tasks if t in known and t not in curves]
     if not missing:
         return []

@@ -20,6 +20,7 @@ from evaluate import (
     report,
     summary,
     tables,
+    worker,
 )
 from evaluate import cells as cells_lib
 from mulo import _files as files
@@ -56,23 +57,23 @@ def run(
       ValueError: If the configuration, a theta or the shard is wrong.
       OSError: If the workdir cannot be written.
     """
-    settings = axes.SweepConfig.from_dict(config.to_dict())
-    curves = reference.load(settings.reference_curves)
-    entered, not_run = contenders.enter(settings, theta, sp_theta)
-    units = plan.units(settings, entered, plan.data_sizes(settings))
+    sweep = axes.SweepConfig.from_dict(config.to_dict())
+    curves = reference.load(sweep.reference_curves)
+    entered, not_run = contenders.enter(sweep, theta, sp_theta)
+    units = plan.units(sweep, entered, plan.data_sizes(sweep))
     mine = cells_lib.shard(units, shard)
     folder = workdir / "cells"
     for missing in not_run:
         print(f"not run: {missing.optimizer}: {missing.reason}")
     if list_only or dry_run:
-        print(_overview(settings, units, mine, folder, estimate=dry_run))
+        print(_overview(sweep, units, mine, folder, estimate=dry_run))
         return 0
     config_json = _of_the_sweep(config).to_json(indent=1)
     for line in _changes(workdir / "config.json", config_json):
         print(line)
     # Says so now, not after an hour, when the workdir cannot be written.
     files.write(workdir / "config.json", config_json + "\n")
-    outcome = engine.run(settings, units, mine, folder)
+    outcome = engine.run(sweep, units, mine, folder)
     print(f"{outcome.num_cells_run} cells run.")
     for failure in outcome.failures:
         print(f"FAILED: {failure.what}: {failure.reason}")
@@ -81,19 +82,17 @@ def run(
             f"{outcome.num_waiting} programs wait for rates that another shard finds: "
             "run the command once more when the others are done."
         )
-    rates = engine.transferred(settings, units, folder)
-    if _is_incomplete(settings, units, folder, rates):
+    rates = engine.transferred(sweep, units, folder)
+    if _is_incomplete(sweep, units, folder, rates):
         print(
             "Some cells belong to shards that are not done; the last one to finish, or "
             "the command without --shard, writes the report."
         )
         return 1 if outcome.failures else 0
-    found, rate_curves, readings = entries.collect(
-        settings, entered, units, folder, rates
-    )
+    found, rate_curves, readings = entries.collect(sweep, entered, units, folder, rates)
     study = entries.Study(
-        config=settings,
-        settings=tuple(axes.settings(settings)),
+        config=sweep,
+        settings=sweep.settings,
         contenders=tuple(entered),
         not_run=tuple(not_run),
         failures=tuple(
@@ -129,29 +128,25 @@ def run(
     return 1 if study.failures else 0
 
 
-def _is_incomplete(settings, units, folder, rates) -> bool:
+def _is_incomplete(sweep, units, folder, rates) -> bool:
     """Whether a cell is missing that the sweep needs and that has not failed."""
     broken = failures.recorded(folder, units)
     for unit in units:
         if failures.whole(broken, unit):
             continue
         failed = failures.pairs(broken, unit)
-        moved = engine.rates_for(settings, unit, rates)
-        found = engine.results_of(settings, unit, folder, moved, failed)
-        for cell in plan.wanted(
-            settings, unit, found, transferred=moved, failed=failed
-        ):
-            if (cell.learning_rate, cell.seed) not in {*found, *failed}:
-                return True
+        moved = plan.rates_for(sweep, unit, rates)
+        if worker.present(sweep, unit, folder, moved, failed)[1]:
+            return True
     return False
 
 
-def _overview(settings, units, mine, folder, *, estimate: bool) -> str:
+def _overview(sweep, units, mine, folder, *, estimate: bool) -> str:
     rows = [["program", "settings", "cells there", "to run"]]
     if estimate:
         rows[0] += ["time on a core", "memory of a run"]
     secs, memory = 0.0, 0.0
-    for unit, there, left, cost, size in engine.estimate(settings, units, mine, folder):
+    for unit, there, left, cost, size in engine.estimate(sweep, units, mine, folder):
         rows.append(
             [
                 unit.label,
@@ -165,7 +160,7 @@ def _overview(settings, units, mine, folder, *, estimate: bool) -> str:
         secs, memory = secs + cost, max(memory, size)
     lines = [tables.format_table([[row[1], row[0], *row[2:]] for row in rows])]
     if estimate:
-        jobs = engine.jobs(settings)
+        jobs = engine.jobs(sweep)
         lines.append(
             f"about {costs.span(secs / jobs)} with {jobs} "
             f"job{'s' * (jobs > 1)} (guessed, good to a factor of two or three), "

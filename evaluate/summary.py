@@ -42,7 +42,7 @@ def summarize(study: entries.Study) -> dict[str, Any]:
         "settings": [_setting(study, i, s) for s, i in index.items()],
         "subjects": list(chosen),
         "keys": list(study.keys),
-        "kinds": {entry.key: entry.contender.kind for entry in study.entries},
+        "kinds": {entry.key: entry.contender.spec.kind for entry in study.entries},
         "entries": [_entry(study, index, entry) for entry in study.entries],
         "matrices": [
             matrices.matrix(study, subject, measure)
@@ -99,7 +99,7 @@ def subjects(study: entries.Study) -> tuple[str, ...]:
     learned = tuple(
         key
         for key, group in _by_key(study).items()
-        if group[0].contender.kind == "learned"
+        if group[0].contender.spec.kind == "learned"
         and group[0].tuning in ("untouched", "transferred")
     )
     return learned or study.keys[:1]
@@ -130,10 +130,10 @@ def warnings(study: entries.Study) -> list[str]:
                 f"{where}: {entry.num_diverged} of {len(entry.readings)} seeds "
                 f"diverged at rate {entry.learning_rate:g}; they are left out of means."
             )
-    invited = any(c.kind == "hand-designed" for c in study.contenders)
+    invited = any(c.spec.kind == "hand-designed" for c in study.contenders)
     for setting in study.settings:
         here = [e for e in study.entries if e.setting == setting]
-        hand = [e for e in here if e.contender.kind == "hand-designed"]
+        hand = [e for e in here if e.contender.spec.kind == "hand-designed"]
         if not invited:
             found.append(f"{setting.label}: no hand-designed baseline was run.")
         elif all(e.num_diverged == len(e.readings) for e in hand):
@@ -190,12 +190,12 @@ def _setting(study: entries.Study, index: int, setting: axes.Setting) -> dict[st
             setting, contenders.meta_training_sizes(entry.contender.theta)
         )
         for entry in study.entries
-        if entry.setting == setting and entry.contender.kind == "learned"
+        if entry.setting == setting and entry.contender.spec.kind == "learned"
     }
     return {
         "index": index,
         "label": setting.label,
-        "task": setting.task,
+        "task": str(setting.task),
         "family": setting.family,
         "width": setting.width,
         "depth": setting.depth,
@@ -225,7 +225,7 @@ def _entry(
         "setting": index[entry.setting],
         "key": entry.key,
         "label": entry.label,
-        "kind": entry.contender.kind,
+        "kind": entry.contender.spec.kind,
         "tuning": entry.tuning,
         "schedule": entry.schedule,
         "learning_rate": entry.learning_rate,

@@ -9,7 +9,6 @@ from typing import Any
 
 import polars
 
-import tasks
 from evaluate import readings as readings_lib
 
 # Column, type, meaning. Losses are the task's own: nats per example or token, or
@@ -65,10 +64,10 @@ def parquet(table: polars.DataFrame) -> bytes:
 
 def _row(reading: readings_lib.Reading) -> dict[str, Any]:
     cell, program = reading.result.cell, reading.result.cell.program
-    name = tasks.names.parse(program.task)
     values: dict[str, Any] = {
-        "width": name.width,
-        "depth": name.depth,
+        "task": str(program.task),
+        "width": program.task.width,
+        "depth": program.task.depth,
         "learning_rate": cell.learning_rate,
         "seed": cell.seed,
         "hyper": " ".join(f"{k}={v:g}" for k, v in program.hyper),

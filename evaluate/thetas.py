@@ -171,7 +171,7 @@ def load(name: str, where: str) -> Theta:
 def _in_form(name: str, pretrained: mulo.Pretrained) -> mulo.Pretrained:
     """Give Celo2 the form that a name asks for, where a file does not say which."""
     rule = pretrained.rule
-    base = name.removeprefix("mu_") == "celo2_base"
+    base = optimizers.get(name).rule == "celo2_base"
     if not (base and isinstance(rule, mulo.Celo2) and rule.orthogonalize):
         return pretrained
     if pretrained.card.get("source") != "PyLO":

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 import tasks
-from evaluate import axes, costs, failures, optimizers, plan, training
+from evaluate import axes, costs, failures, plan, training
 from evaluate import cells as cells_lib
 
 OnProgress = Callable[[float, str], None]  # Fraction of the unit done, and a line.
@@ -22,19 +22,22 @@ def present(
     folder: pathlib.Path,
     rates: Mapping[axes.Setting, float],
     failed: plan.Failed = frozenset(),
-) -> dict[tuple[float, int], cells_lib.CellResult]:
+) -> tuple[dict[tuple[float, int], cells_lib.CellResult], list[cells_lib.Cell]]:
     """Read the results that a unit has, as far as its search leads.
 
     Args:
       config: The sweep.
       unit: Whose.
       folder: Holds the result files.
-      rates: Transferred ones, by setting.
+      rates: Transferred ones, by setting; see :func:`evaluate.plan.rates_for`.
       failed: What could not be run: the search goes on without it.
+
+    Returns:
+      The results, and the cells that are wanted and missing by now.
     """
     found: dict[tuple[float, int], cells_lib.CellResult] = {}
-    _read_wanted(config, unit, folder, rates, found, set(), failed)
-    return found
+    missing = _read_wanted(config, unit, folder, rates, found, set(), failed)
+    return found, missing
 
 
 def _read_wanted(
@@ -202,7 +205,7 @@ def num_lanes(config: axes.SweepConfig, unit: plan.Unit, num_cells: int) -> int:
     On CPUs one, unless the configuration says otherwise; on accelerators as many as the
     memory budget holds. Rules that do something expensive every few steps go alone.
     """
-    if not optimizers.get(unit.program.optimizer).side_by_side:
+    if not unit.contender.spec.side_by_side:
         return 1
     limit = config.lanes
     if not limit:

@@ -260,7 +260,7 @@ def card(config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "parametrization": "standard" if all(p.sp for p in parsed) else "mup",
         "meta_training": dict(config),
-        "data": sorted({p.data for p in parsed}),
+        "data": sorted({str(p.data) for p in parsed}),
         "hardware": f"{len(devices)} x {devices[0].device_kind}, "
         f"{os.cpu_count()} CPUs, {platform.machine()}",
         "jax": jax.__version__,

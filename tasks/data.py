@@ -34,7 +34,7 @@ Split = Mapping[str, np.ndarray]  # "inputs": uint8 (n, h, w, c), "labels": int3
 
 
 def load(
-    name: str,
+    name: str | data_names.DataName,
     data_dir: str | os.PathLike[str] | None = None,
     *,
     modality: data_names.Modality = "images",
@@ -57,7 +57,7 @@ def load(
       ValueError: If no such set is known or prepared, it is of another modality, an
         option does not fit, or it is larger than the budget.
     """
-    parsed = data_names.parse(name)
+    parsed = data_names.parse(name) if isinstance(name, str) else name
     _check_modality(parsed, modality)
     if modality == "text":
         return _text(parsed, data_dir, data_budget_bytes)

@@ -121,7 +121,7 @@ class TaskName:
     kind: str  # A key of KINDS.
     width: int | None  # Units per hidden layer; None in a template.
     depth: int | None  # Layers before the readout; None in a template.
-    data: str  # Name of the data set with its options.
+    data: data_names.DataName
     sp: bool = False  # Standard parametrization instead of μP.
     options: tuple[tuple[str, Any], ...] = ()  # (field, value), as the kind orders them
 
@@ -148,14 +148,17 @@ class TaskName:
                 )
         ordered = sorted(self.options, key=lambda option: known.index(option[0]))
         object.__setattr__(self, "options", tuple(ordered))
-        data_names.parse(self.data)
 
     def __str__(self) -> str:
         sp = "sp-" if self.sp else ""
         width = "" if self.width is None else f"-w{self.width}"
         depth = "" if self.depth is None else f"-d{self.depth}"
-        options = "".join(f"-{OPTIONS[k].write(value)}" for k, value in self.options)
-        return f"{sp}{self.kind}{width}{depth}{options}-{self.data}"
+        return f"{sp}{self.kind}{width}{depth}{self.written_options}-{self.data}"
+
+    @property
+    def written_options(self) -> str:
+        """The options as the name holds them, each with a dash before it."""
+        return "".join(f"-{OPTIONS[k].write(value)}" for k, value in self.options)
 
     @property
     def modality(self) -> data_names.Modality:
@@ -200,27 +203,27 @@ def parse(name: str) -> TaskName:
         kind=kind,
         width=None if match["width"] is None else int(match["width"]),
         depth=None if match["depth"] is None else int(match["depth"]),
-        data=str(data_names.parse(data)),
+        data=data_names.parse(data),
         sp=match["sp"] is not None,
         options=tuple(options.items()),
     )
 
 
-def expand(name: str) -> tuple[str, ...]:
+def expand(name: str) -> tuple[TaskName, ...]:
     """Return the task names that one with a mixture of widths stands for.
 
-    >>> expand("mlp-w128+w512-d3-digits")
-    ('mlp-w128-d3-digits', 'mlp-w512-d3-digits')
+    >>> [str(part) for part in expand("mlp-w128+w512-d3-digits")]
+    ['mlp-w128-d3-digits', 'mlp-w512-d3-digits']
 
     Raises:
       ValueError: As :func:`parse`, for any of them.
     """
     match = _WIDTHS.search(name.partition(":")[0])
     if match is None:
-        return (str(parse(name)),)
+        return (parse(name),)
     widths = match[0][1:].split("+")
     before, after = name[: match.start()], name[match.end() :]
-    return tuple(str(parse(f"{before}-{width}{after}")) for width in widths)
+    return tuple(parse(f"{before}-{width}{after}") for width in widths)
 
 
 def _split_options(kind: str, rest: str, name: str) -> tuple[dict[str, Any], str]:

@@ -19,7 +19,7 @@ import logging
 import os
 
 from mulo import _hints as hints
-from tasks import data, names
+from tasks import data, data_names, names
 
 FAST_VELO = ("mnist", "fashion_mnist", "cifar10", "svhn_cropped")
 _SUITES = ("fast_velo", "fast_velo:present")
@@ -45,7 +45,7 @@ def expand(
     """
     suite = name.removeprefix("sp-")
     if suite.split(":")[0] != "fast_velo":
-        return list(names.expand(name))
+        return [str(part) for part in names.expand(name)]
     if suite not in _SUITES:
         raise ValueError(
             f"a suite must be one of {list(_SUITES)}, with or without sp- in front, "
@@ -94,13 +94,12 @@ def fast_velo(
     return [_fast_velo_task(source, sp) for source in sources]
 
 
-def _small(source: str) -> str:
-    return f"{source}:8x8:gray"
+def _small(source: str) -> data_names.DataName:
+    return data_names.DataName(source, size=(8, 8), gray=True)
 
 
 def _fast_velo_task(source: str, sp: bool) -> str:
-    parsed = names.TaskName("mlp", 32, 1, _small(source), sp)
-    return str(parsed)
+    return str(names.TaskName("mlp", 32, 1, _small(source), sp))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +145,7 @@ def table_10(pieces: str, *, sp: bool = False) -> dict[str, int]:
     batches = {}
     for row in TABLE_10:
         text = row.kind == "transformer"
-        source = f"{row.data}:sp32k={pieces}" if text else row.data
+        source = data_names.DataName(row.data, pieces=(32, pieces) if text else None)
         for i, width in enumerate(row.widths):
             options: dict[str, int] = {"heads": row.heads[i]} if row.heads else {}
             if text:

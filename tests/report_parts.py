@@ -5,15 +5,15 @@ import math
 import numpy as np
 
 from configs.evaluate import base
-from evaluate import axes, cells, contenders, entries, readings
+from evaluate import axes, cells, contenders, entries, optimizers, readings
 
-# Name, kind, step size, best loss at the base, how its rates are found.
+# Label, best loss at the base.
 CONTENDERS = (
-    ("mulo · cifar8 <β>", "learned", "lambda", 0.9),
-    ("adamw", "hand-designed", "rate", 1.0),
-    ("mu_soap_blocked", "hand-designed", "rate", 0.92),
-    ("sgd", "hand-designed", "rate", 1.25),
-    ("null_muon", "null", "fixed", 1.5),
+    ("mulo · cifar8 <β>", 0.9),
+    ("adamw", 1.0),
+    ("mu_soap_blocked", 0.92),
+    ("sgd", 1.25),
+    ("null_muon", 1.5),
 )
 
 
@@ -41,16 +41,16 @@ def study(
 ) -> entries.Study:
     """Make up a study: ``diverging`` diverges at the widest setting."""
     config = config or sweep_config()
-    settings = tuple(axes.settings(config))
+    settings = config.settings
     widest = max(s.width for s in settings)
-    entered = tuple(_contender(config, *name[:3]) for name in names)
+    entered = tuple(_contender(config, label) for label, _ in names)
     found, curves = [], []
-    for contender, (name, _, _, loss) in zip(entered, names, strict=True):
+    for contender, (name, loss) in zip(entered, names, strict=True):
         for setting in settings:
             bad = name == diverging and setting.width == widest > settings[0].width
             level = loss * (32 / setting.width) ** 0.1 * (3 / setting.depth) ** 0.05
             kinds = {"lambda": ("untouched",), "fixed": ("fixed",)}.get(
-                contender.step_size, ("per_cell", "transferred")
+                contender.spec.step_size, ("per_cell", "transferred")
             )
             for kind in kinds:
                 if kind == "transferred":
@@ -100,19 +100,17 @@ def study(
     )
 
 
-def _contender(config, label, kind, step_size) -> contenders.Contender:
+def _contender(config, label) -> contenders.Contender:
+    spec = optimizers.get(label if label in config.optimizers else "mulo")
     grid = {
         "lambda": (0.25, 0.5, 1.0, 2.0, 4.0),
         "fixed": (0.01,),
         "rate": (1e-3, 3e-3, 0.01, 0.03, 0.1),
-    }[step_size]
+    }[spec.step_size]
     return contenders.Contender(
         label=label,
-        optimizer=label if label in config.optimizers else "mulo",
-        kind=kind,
-        summary="made up",
-        schedules=("constant" if kind == "learned" else "cosine",),
-        step_size=step_size,
+        spec=spec,
+        schedules=(spec.schedule,),
         grid=grid,
         hyper=(),
         theta=None,
@@ -122,10 +120,10 @@ def _contender(config, label, kind, step_size) -> contenders.Contender:
 
 
 def _curve(contender, setting, level) -> entries.RateCurve:
-    middle = 1.0 if contender.step_size == "lambda" else 0.01
+    middle = 1.0 if contender.spec.step_size == "lambda" else 0.01
     away = [abs(math.log10(rate / middle)) for rate in contender.grid]
     losses = [level * (1 + 0.1 * x**2) for x in away]
-    if contender.step_size == "rate":
+    if contender.spec.step_size == "rate":
         losses[-1] = math.inf
     return entries.RateCurve(
         setting=setting,
@@ -152,7 +150,7 @@ def _reading(contender, setting, seed, level, activations, chance_loss):
         for layer in ("hidden_0", "hidden_1", "readout")
     }
     program = cells.Program(
-        task=setting.task_name(sp=False),
+        task=setting.task,
         optimizer=contender.optimizer,
         schedule=contender.schedules[0],
         hyper=(),

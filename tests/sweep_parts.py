@@ -61,14 +61,10 @@ def contender(name: str, **changes: Any) -> contenders.Contender:
     theta = None
     if spec.learned and "theta" not in changes:
         theta = thetas_lib.Theta(random_thetas.pretrained(name), "made-up")
-    kind = "null" if spec.null else "learned" if spec.learned else "hand-designed"
     values: dict[str, Any] = {
         "label": name,
-        "optimizer": name,
-        "kind": kind,
-        "summary": spec.summary,
+        "spec": spec,
         "schedules": (spec.schedule,),
-        "step_size": spec.step_size,
         "grid": spec.grid,
         "hyper": (),
         "theta": theta,
@@ -84,7 +80,7 @@ def units(
     """List the programs of a sweep, without looking at data."""
     if entered is None:
         entered, _ = contenders.enter(config)
-    sizes = dict.fromkeys((s.task for s in axes.settings(config)), SIZES)
+    sizes = dict.fromkeys((s.task for s in config.settings), SIZES)
     return plan.units(config, entered, sizes)
 
 
@@ -145,10 +141,10 @@ def entry(
     """Make up an entry from its final losses by seed; NaN: it overflows."""
     if tuning is None:
         tuning = {"rate": "per_cell", "lambda": "untouched", "fixed": "fixed"}[
-            who.step_size
+            who.spec.step_size
         ]
     program = cells.Program(
-        task=setting.task_name(sp=who.standard),
+        task=setting.task.twin() if who.spec.standard else setting.task,
         optimizer=who.optimizer,
         schedule=who.schedules[0],
         hyper=who.hyper,
@@ -186,7 +182,7 @@ def study(
     """Put entries together."""
     values: dict[str, Any] = {
         "config": config,
-        "settings": tuple(axes.settings(config)),
+        "settings": config.settings,
         "contenders": tuple({e.label: e.contender for e in made}.values()),
         "not_run": (),
         "failures": (),

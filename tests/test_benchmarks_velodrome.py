@@ -23,7 +23,7 @@ def test_every_task_compared_has_a_name_of_ours_in_standard_parametrization():
     for ours, batch_size in velodrome.TASKS.values():
         parsed = tasks.names.parse(ours)
         assert parsed.sp
-        assert tasks.data_names.parse(parsed.data).velodrome
+        assert parsed.data.velodrome
         assert batch_size == 128
 
 

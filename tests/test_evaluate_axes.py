@@ -3,11 +3,9 @@ import dataclasses
 import pytest
 import sweep_parts
 
-from evaluate import axes
-
 
 def points(config):
-    return [(s.width, s.depth, s.horizon_steps) for s in axes.settings(config)]
+    return [(s.width, s.depth, s.horizon_steps) for s in config.settings]
 
 
 def test_a_product_is_every_combination_and_begins_with_the_first_of_each():
@@ -17,8 +15,8 @@ def test_a_product_is_every_combination_and_begins_with_the_first_of_each():
         depths=(3, 1),
         horizons=(20, 10),
     )
-    found = axes.settings(config)
-    assert [s.task for s in found if s.horizon_steps == 20] == [
+    found = config.settings
+    assert [str(s.task) for s in found if s.horizon_steps == 20] == [
         "mlp-w8-d2-synthetic:4x4x1:3",
         "mlp-w4-d2-synthetic:4x4x1:3",
         "mlp-w6-d3-digits",
@@ -53,7 +51,7 @@ def test_a_task_may_bring_its_own_horizon():
     tasks = ("mlp-w4-d1-digits@30", "mlp-d1-synthetic:4x4x1:3")
     config = sweep_parts.config(tasks=tasks, widths=(4, 8), horizons=(10,))
     assert points(config) == [(4, 1, 30), (4, 1, 10), (8, 1, 10)]
-    assert axes.settings(config)[0].task == "mlp-w4-d1-digits"
+    assert str(config.settings[0].task) == "mlp-w4-d1-digits"
     for bad in ("mlp-w4-d1-digits@", "mlp-w4-d1-digits@1e3", "mlp-w4-d1-digits@0"):
         with pytest.raises(
             ValueError, match=r"after @ stands a number of steps, .*@5000"
@@ -61,16 +59,14 @@ def test_a_task_may_bring_its_own_horizon():
             sweep_parts.config(tasks=(bad,), widths=())
 
 
-def test_settings_know_their_family_label_and_twin():
-    (setting,) = axes.settings(
-        sweep_parts.config(
-            tasks=("mlp-d1-tanh-digits",), widths=(4,), horizons=(1_000,)
-        )
-    )
+def test_settings_know_their_family_label_and_sizes():
+    (setting,) = sweep_parts.config(
+        tasks=("mlp-d1-tanh-digits",), widths=(4,), horizons=(1_000,)
+    ).settings
     assert setting.family == "mlp-tanh-digits"
     assert setting.label == "mlp-w4-d1-tanh-digits, 1,000 steps"
-    assert setting.task_name(sp=False) == "mlp-w4-d1-tanh-digits"
-    assert setting.task_name(sp=True) == "sp-mlp-w4-d1-tanh-digits"
+    assert str(setting.task) == "mlp-w4-d1-tanh-digits"
+    assert (setting.width, setting.depth) == (4, 1)
 
 
 def test_kinds_of_task_have_batches_of_their_own():
@@ -79,7 +75,7 @@ def test_kinds_of_task_have_batches_of_their_own():
         widths=(),
         batch_examples_of={"transformer": 3},
     )
-    assert [s.batch_examples for s in axes.settings(config)] == [8, 3]
+    assert [s.batch_examples for s in config.settings] == [8, 3]
 
 
 def test_grids_are_those_of_the_configuration_else_the_defaults():

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import sweep_parts
 
+import tasks
 from evaluate import cells
 from mulo import _files as files
 
 PROGRAM = cells.Program(
-    task="mlp-w8-d1-synthetic:4x4x1:3",
+    task=tasks.names.parse("mlp-w8-d1-synthetic:4x4x1:3"),
     optimizer="mu_adam",
     schedule="cosine",
     hyper=(("b1", 0.9), ("b2", 0.99)),
@@ -24,7 +25,7 @@ PROGRAM = cells.Program(
 CELL = cells.Cell(program=PROGRAM, learning_rate=0.1, seed=0)
 # Something else for every field.
 OTHERS = {
-    "task": "mlp-w16-d1-synthetic:4x4x1:3",
+    "task": tasks.names.parse("mlp-w16-d1-synthetic:4x4x1:3"),
     "optimizer": "mu_sgd",
     "schedule": "constant",
     "hyper": (("b1", 0.9), ("b2", 0.999)),
@@ -57,9 +58,17 @@ def test_rate_and_seed_change_the_file(changes, tmp_path):
     assert other.path(tmp_path) != CELL.path(tmp_path)
 
 
+@pytest.mark.parametrize("block_size", [64, 64.0])
+def test_finished_cells_of_earlier_versions_are_found_again(block_size):
+    hyper = (("b1", 0.9), ("block_size", block_size))
+    program = dataclasses.replace(PROGRAM, optimizer="mu_soap_blocked", hyper=hyper)
+    cell = dataclasses.replace(CELL, program=program)
+    assert cell.digest().startswith("da02aca60a1b3fb1")
+
+
 def test_names_of_tasks_fit_a_file_name(tmp_path):
-    task = "mlp-w8-d1-imagenet_resized/32x32:8x8:gray:" + "x" * 300
-    program = dataclasses.replace(PROGRAM, task=task)
+    task = "mlp-w8-d1-imagenet_resized/32x32:8x8:gray:first=" + "9" * 300
+    program = dataclasses.replace(PROGRAM, task=tasks.names.parse(task))
     path = dataclasses.replace(CELL, program=program).path(tmp_path)
     assert path.parent == tmp_path
     assert ":" not in path.name
@@ -179,7 +188,8 @@ def test_shards_are_disjoint_and_complete():
         for seed in range(5)
     ]
     parts = [cells.shard(everything, f"{i}/4") for i in (1, 2, 3, 4)]
-    assert sorted(itertools.chain(*parts)) == sorted(everything)
+    assert set(itertools.chain(*parts)) == set(everything)
+    assert sum(map(len, parts)) == len(everything)
     assert {len(part) for part in parts} == {3, 4}
 
 

@@ -27,7 +27,7 @@ def no_data(monkeypatch):
 @pytest.mark.parametrize(("name", "variant"), PAIRS)
 def test_every_variant_is_a_valid_sweep(name, variant):
     config = axes.SweepConfig.from_dict(suite(name, variant).to_dict())
-    settings = axes.settings(config)
+    settings = config.settings
     assert len(set(settings)) == len(settings) >= 1
     # Nobody has to fetch weights for a suite to run.
     learned = {n for n in config.optimizers if optimizers.get(n).learned}
@@ -48,7 +48,7 @@ def test_an_unknown_variant_gets_the_nearest():
 def test_every_smoke_variant_takes_a_few_steps_of_small_networks():
     for name in SUITES:
         config = axes.SweepConfig.from_dict(suite(name, "smoke").to_dict())
-        for setting in axes.settings(config):
+        for setting in config.settings:
             assert setting.horizon_steps <= 20, name
             if name != "velodrome":  # Its tasks have the sizes that they have.
                 assert setting.width <= 16, name
@@ -57,6 +57,6 @@ def test_every_smoke_variant_takes_a_few_steps_of_small_networks():
 @pytest.mark.parametrize("name", ["width", "depth", "horizon", "cross"])
 def test_suites_begin_at_the_sizes_of_meta_training(name):
     config = axes.SweepConfig.from_dict(suite(name, "cpu").to_dict())
-    base_setting = axes.settings(config)[0]
-    assert base_setting.task == "mlp-w32-d3-cifar10:8x8:gray"
+    base_setting = config.settings[0]
+    assert str(base_setting.task) == "mlp-w32-d3-cifar10:8x8:gray"
     assert base_setting.horizon_steps <= 1_000

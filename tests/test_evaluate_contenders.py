@@ -53,10 +53,10 @@ def test_mulo_is_every_theta_without_a_name_called_after_its_run(saved):
     assert [c.optimizer for c in entered] == ["mulo", "mulo", "sgd"]
     first, second, sgd = entered
     assert first.theta_sha256 != second.theta_sha256
-    assert not first.standard
+    assert not first.spec.standard
     assert sgd.theta_sha256 == ""
-    assert sgd.standard
-    assert (first.kind, sgd.kind) == ("learned", "hand-designed")
+    assert sgd.spec.standard
+    assert (first.spec.kind, sgd.spec.kind) == ("learned", "hand-designed")
 
 
 def test_two_thetas_of_one_name_are_told_apart(saved):
@@ -92,14 +92,14 @@ def test_a_theta_of_a_new_name_is_a_further_contender_under_mup(saved):
 def test_a_theta_that_leaves_the_step_size_to_the_user_is_tuned(saved):
     (entered,), _ = enter(("mulo",), [saved["celo2"]], lambdas=(0.5, 1.0))
     assert (entered.label, entered.optimizer) == ("celo2-2", "mu_celo2")
-    assert entered.step_size == "rate"
+    assert entered.spec.step_size == "rate"
     assert entered.grid == optimizers.get("mu_celo2").grid
     assert entered.schedules == ("cosine",)
 
 
 def test_rules_used_as_meta_trained_have_lambda_one_and_the_factors_asked_for(saved):
     (entered,), _ = enter(("mulo",), [saved["short"]], lambdas=(0.5, 2.0))
-    assert (entered.step_size, entered.grid) == ("lambda", (0.5, 1.0, 2.0))
+    assert (entered.spec.step_size, entered.grid) == ("lambda", (0.5, 1.0, 2.0))
     (entered,), _ = enter(("mulo",), [saved["short"]])
     assert entered.grid == (1.0,)
 
@@ -110,7 +110,11 @@ def test_the_standard_twin_of_a_rule_has_the_sp_theta(saved):
     )
     assert not missing
     twin = entered[1]
-    assert (twin.label, twin.standard, twin.kind) == ("small_fc", True, "learned")
+    assert (twin.label, twin.spec.standard, twin.spec.kind) == (
+        "small_fc",
+        True,
+        "learned",
+    )
     assert twin.theta.source == saved["long"]
 
 
@@ -124,7 +128,7 @@ def test_a_theta_before_its_meta_training_is_a_null_model(saved):
     entered, _ = enter(("mulo", "theta_init"), given)
     assert [c.label for c in entered[3:]] == ["short at init", "velo-2 at init"]
     untrained = entered[3]
-    assert (untrained.kind, untrained.step_size) == ("null", "fixed")
+    assert (untrained.spec.kind, untrained.spec.step_size) == ("null", "fixed")
     assert untrained.grid == (1.0,)
     rule = untrained.pretrained.rule
     theta_parts.assert_same(untrained.pretrained.theta, rule.init(jax.random.key(0)))
@@ -242,7 +246,7 @@ def test_a_rule_that_takes_the_place_of_a_schedule_refuses_one():
 def test_null_models_have_one_rate_and_one_schedule_whatever_is_asked(saved, asked):
     names = ("mulo", "null_adam", "null_muon", "theta_init")
     entered, _ = enter(names, [saved["short"]], schedules=asked)
-    nulls = {c.label: c for c in entered if c.kind == "null"}
+    nulls = {c.label: c for c in entered if c.spec.kind == "null"}
     assert {label: c.schedules for label, c in nulls.items()} == {
         "null_adam": ("cosine",),
         "null_muon": ("cosine",),

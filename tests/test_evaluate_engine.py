@@ -65,8 +65,8 @@ def test_a_sweep_runs_every_cell_it_wants_and_no_other(finished):
     assert set(rates) == {("mu_sgd", "cosine"), ("mu_adam", "cosine")}
     names = []
     for unit in units:
-        moved = engine.rates_for(config, unit, rates)
-        found = engine.results_of(config, unit, folder, moved)
+        moved = plan.rates_for(config, unit, rates)
+        found, _ = worker.present(config, unit, folder, moved)
         wanted = plan.wanted(config, unit, found, transferred=moved)
         names += [cell.path(folder).name for cell in wanted]
     assert sorted(names) == stored(folder)
@@ -116,7 +116,7 @@ LOST = ("mlp-w8", "mu_sgd")
 
 def dying(config, unit, folder, rates, index):
     """Work like a worker, but die on one of the units."""
-    if (unit.program.task[:6], unit.program.optimizer) == LOST:
+    if (str(unit.program.task)[:6], unit.program.optimizer) == LOST:
         os._exit(3)
     return engine._work(config, unit, folder, rates, index)
 
@@ -128,7 +128,9 @@ def test_a_worker_that_dies_is_recorded_and_the_rest_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(engine, "_work", dying)
         _, units, outcome = sweep(folder, jobs=2)
-    (lost,) = [u for u in units if (u.program.task[:6], u.program.optimizer) == LOST]
+    (lost,) = [
+        u for u in units if (str(u.program.task)[:6], u.program.optimizer) == LOST
+    ]
     (failure,) = outcome.failures
     assert failure.what == lost.label
     assert "the worker process died" in failure.reason

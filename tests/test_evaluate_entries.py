@@ -3,7 +3,7 @@ import math
 import pytest
 import sweep_parts
 
-from evaluate import axes, cells, engine, entries
+from evaluate import cells, engine, entries, plan
 
 
 def collect(config, loss, folder, entered=None, keep=lambda cell: True):
@@ -12,7 +12,7 @@ def collect(config, loss, folder, entered=None, keep=lambda cell: True):
     for _ in range(2):  # Rates are transferred when those of the base are known.
         rates = engine.transferred(config, units, folder)
         for unit in units:
-            moved = engine.rates_for(config, unit, rates)
+            moved = plan.rates_for(config, unit, rates)
             for made in sweep_parts.finish(config, unit, loss, moved).values():
                 if keep(made.cell):
                     cells.write(folder, made)
@@ -23,7 +23,7 @@ def collect(config, loss, folder, entered=None, keep=lambda cell: True):
 
 def by_width(unit, rate, seed):
     """The best rate is 0.1 at width 4 and 1 at width 8."""
-    best = 0.1 if "w4" in unit.program.task else 1.0
+    best = 0.1 if "w4" in str(unit.program.task) else 1.0
     return 0.3 + 0.1 * abs(math.log10(rate / best)) + 0.01 * seed
 
 
@@ -73,8 +73,8 @@ def test_auto_is_the_better_of_cosine_and_wsd_and_costs_both(tmp_path):
     config = sweep_parts.config(learning_rates=GRID, schedules=("auto",))
 
     def loss(unit, rate, seed):
-        better = {"w4": "wsd", "w8": "cosine"}
-        width = unit.program.task.split("-")[1]
+        better = {4: "wsd", 8: "cosine"}
+        width = unit.program.task.width
         handicap = 0.05 * (better[width] != unit.program.schedule)
         return by_width(unit, rate, seed) + handicap
 
@@ -127,7 +127,7 @@ def test_an_entry_that_lacks_a_seed_is_left_out(tmp_path):
     config = sweep_parts.config(learning_rates=GRID)
 
     def keep(cell):
-        return "w8" not in cell.program.task or cell.seed == 0
+        return "w8" not in str(cell.program.task) or cell.seed == 0
 
     found, _, _ = collect(config, by_width, tmp_path, keep=keep)
     assert {e.setting.width for e in found} == {4}
@@ -135,7 +135,7 @@ def test_an_entry_that_lacks_a_seed_is_left_out(tmp_path):
 
 def test_a_study_finds_its_entries():
     config = sweep_parts.config()
-    first, second = axes.settings(config)
+    first, second = config.settings
     who = sweep_parts.contender("mu_adam")
     made = [sweep_parts.entry(who, setting, [0.4, 0.5]) for setting in (first, second)]
     study = sweep_parts.study(config, made)

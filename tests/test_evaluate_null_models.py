@@ -90,7 +90,7 @@ def test_null_models_take_a_schedule():
 @pytest.mark.parametrize("name", ["null_adam", "null_muon"])
 def test_null_models_have_one_rate(name):
     spec = optimizers.get(name)
-    assert spec.null
+    assert spec.kind == "null"
     assert spec.grid == (null_models.LEARNING_RATES[name],)
     assert spec.schedule == "cosine"
     assert not spec.hyper

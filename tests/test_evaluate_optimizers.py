@@ -55,7 +55,9 @@ def test_every_rule_has_a_name_under_each_parametrization():
 def test_hyper_parameters_arrive_as_the_rule_wants_them():
     spec = optimizers.get("mu_soap_blocked")
     assert spec.hyper["block_size"] == 16
-    found = second_update("mu_soap_blocked", 0.01, SCALINGS, hyper={"block_size": 2.0})
+    hyper = optimizers.resolve_hyper(spec.name, {"block_size": 2.0})
+    assert type(hyper["block_size"]) is int
+    found = second_update("mu_soap_blocked", 0.01, SCALINGS, hyper=hyper)
     rule = mulo.soap(0.01, mup=SCALINGS, block_size=2)
     _, state = rule.update(GRADS, rule.init(PARAMS), PARAMS)
     expected, _ = rule.update(GRADS, state, PARAMS)

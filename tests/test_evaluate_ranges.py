@@ -1,9 +1,9 @@
 import pytest
 import sweep_parts
 
-from evaluate import axes, ranges
+from evaluate import ranges
 
-(SETTING,) = axes.settings(sweep_parts.config(widths=(8,)))  # Depth 1, 20 steps.
+(SETTING,) = sweep_parts.config(widths=(8,)).settings  # Depth 1, 20 steps.
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,11 @@ import math
 import numpy as np
 import pytest
 
+import tasks
 from evaluate import cells, readings
 
 PROGRAM = cells.Program(
-    task="mlp-w8-d1-synthetic:4x4x1:10",
+    task=tasks.names.parse("mlp-w8-d1-synthetic:4x4x1:10"),
     optimizer="mu_adam",
     schedule="constant",
     hyper=(),

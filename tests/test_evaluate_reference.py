@@ -6,7 +6,7 @@ import pytest
 import sweep_parts
 
 import tasks
-from evaluate import axes, reference
+from evaluate import reference
 
 THEIRS = "ImageMLP_FashionMnist8_Relu32"
 OURS = reference.TASKS[THEIRS]
@@ -29,7 +29,7 @@ def study(finals_of, tasks=(OURS, "mlp-w4-d1-digits")):
     made = [
         sweep_parts.entry(sweep_parts.contender(name), setting, finals)
         for name, finals in finals_of.items()
-        for setting in axes.settings(config)
+        for setting in config.settings
     ]
     return sweep_parts.study(config, made)
 

@@ -7,7 +7,7 @@ import pytest
 import sweep_parts
 
 import mulo
-from evaluate import axes, curves, entries, summary, tables
+from evaluate import curves, entries, optimizers, summary, tables
 from evaluate import thetas as thetas_lib
 
 LEARNED = sweep_parts.contender("mulo", label="ours")
@@ -21,7 +21,7 @@ def study(rows, widths=(4, 8), num_seeds=3, **changes):
     config = sweep_parts.config(widths=widths, num_seeds=num_seeds)
     made = []
     for who, finals, *more in rows:
-        for setting, final in zip(axes.settings(config), finals, strict=True):
+        for setting, final in zip(config.settings, finals, strict=True):
             if final is None:
                 continue
             seeds = np.broadcast_to(final, num_seeds) + SPREAD[:num_seeds]
@@ -62,7 +62,7 @@ def test_a_matrix_holds_outcomes_and_margins_by_setting():
 def test_losses_that_overlap_are_undecided_and_count_half():
     noisy = [0.2, 0.5, 0.4]
     config = sweep_parts.config(widths=(4,), num_seeds=3)
-    (setting,) = axes.settings(config)
+    (setting,) = config.settings
     made = [
         sweep_parts.entry(LEARNED, setting, noisy),
         sweep_parts.entry(ADAM, setting, [0.4, 0.38, 0.41]),
@@ -106,7 +106,7 @@ def test_probability_of_improvement_and_profile_are_those_of_the_losses():
 
 def test_speed_up_is_in_steps_and_in_time_and_zero_when_never():
     config = sweep_parts.config(widths=(4,), num_seeds=2)
-    (setting,) = axes.settings(config)
+    (setting,) = config.settings
     made = [
         sweep_parts.entry(LEARNED, setting, [0.2, 0.6], secs=0.02),
         sweep_parts.entry(ADAM, setting, [0.4, 0.4], secs=0.01),
@@ -124,8 +124,8 @@ def test_speed_up_is_in_steps_and_in_time_and_zero_when_never():
 
 def test_there_is_no_speed_up_over_a_theta_that_was_never_meta_trained():
     config = sweep_parts.config(widths=(4,), num_seeds=2)
-    (setting,) = axes.settings(config)
-    start = dataclasses.replace(NULL, label="start", optimizer="theta_init")
+    (setting,) = config.settings
+    start = dataclasses.replace(NULL, label="start", spec=optimizers.get("theta_init"))
     drawn, trained = (
         dataclasses.replace(
             LEARNED, label=label, theta=thetas_lib.Theta(mulo.load("mulo-s"), source)
@@ -143,7 +143,7 @@ def test_there_is_no_speed_up_over_a_theta_that_was_never_meta_trained():
 
 def test_basins_say_how_wide_and_whether_they_are_open():
     config = sweep_parts.config()
-    setting, other = axes.settings(config)
+    setting, other = config.settings
     made = [
         entries.RateCurve(
             setting=setting,
@@ -209,7 +209,7 @@ def test_an_optimum_at_an_open_side_few_seeds_and_random_thetas_are_warned_of():
     theta = thetas_lib.Theta(LEARNED.pretrained, "random")
     untrained = sweep_parts.contender("mulo", label="random", theta=theta)
     config = sweep_parts.config(widths=(4,), num_seeds=2)
-    (setting,) = axes.settings(config)
+    (setting,) = config.settings
     made = [
         sweep_parts.entry(untrained, setting, [0.5, 0.5]),
         sweep_parts.entry(ADAM, setting, [0.5, 0.5], interior=False),
@@ -245,7 +245,7 @@ def test_each_subject_has_its_own_sizes_of_meta_training():
         return dataclasses.replace(made, theta=theta)
 
     config = sweep_parts.config(widths=(4,))  # 20 steps.
-    (setting,) = axes.settings(config)
+    (setting,) = config.settings
     made = [
         sweep_parts.entry(who, setting, [0.4, 0.5])
         for who in (learned("short", 5, 10), learned("long", 10, 40))

@@ -5,13 +5,13 @@ import polars
 import pytest
 import sweep_parts
 
-from evaluate import axes, tables
+from evaluate import tables
 
 CONFIG = sweep_parts.config()
 READINGS = [
     reading
     for name in ("sgd", "mu_adam")
-    for setting in reversed(axes.settings(CONFIG))
+    for setting in reversed(CONFIG.settings)
     for reading in sweep_parts.entry(
         sweep_parts.contender(name, hyper=(("b1", 0.9), ("b2", 0.99))),
         setting,

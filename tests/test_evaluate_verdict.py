@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import sweep_parts
 
-from evaluate import axes, summary, verdict
+from evaluate import summary, verdict
 
 LEARNED = sweep_parts.contender("mulo", label="ours")
 ADAM = sweep_parts.contender("mu_adam")
@@ -19,7 +19,7 @@ def sentences(*rows, count=2, spread=SPREAD):
         sweep_parts.entry(who, setting, final + spread)
         for who, finals in rows
         for setting, final in zip(
-            axes.settings(config), np.broadcast_to(finals, count), strict=True
+            config.settings, np.broadcast_to(finals, count), strict=True
         )
     ]
     return summary.summarize(sweep_parts.study(config, made))["verdict"]
@@ -91,7 +91,7 @@ def test_losses_that_overlap_are_level():
     first, _, _ = sentences((LEARNED, 0.5), (ADAM, 0.5), spread=0 * noise)
     assert "is undecided against mu_adam (+0.0 %)" in first
     config = sweep_parts.config(widths=(4,), num_seeds=3)
-    (setting,) = axes.settings(config)
+    (setting,) = config.settings
     made = [
         sweep_parts.entry(LEARNED, setting, 0.5 + noise),
         sweep_parts.entry(ADAM, setting, 0.52 - noise),
@@ -171,7 +171,7 @@ def test_seeds_that_settings_share_are_not_counted_twice():
             (LEARNED, np.array([0.1, 0.4, 0.4])),
             (ADAM, np.array([0.2, 0.41, 0.39])),
         )
-        for setting in axes.settings(config)
+        for setting in config.settings
     ]
     values = summary.summarize(sweep_parts.study(config, made))
     (margin,) = [

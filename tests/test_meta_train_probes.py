@@ -283,7 +283,7 @@ def test_a_probe_without_data_is_named_and_left_out(monkeypatch, capsys):
     load = tasks.data.load
 
     def missing(name, *args, **kwargs):
-        if name.startswith("cifar10"):
+        if name.source == "cifar10":
             raise tfds_sets.DataMissing(
                 "data set 'cifar10' must be prepared,\nfound none."
             )

@@ -1,6 +1,7 @@
 import pytest
 
 from tasks import names
+from tasks.data_names import DataName
 
 
 @pytest.mark.parametrize(
@@ -32,7 +33,9 @@ def test_a_task_name_reads_and_writes_back_the_same(name):
 
 def test_a_task_name_is_split_into_its_parts():
     parsed = names.parse("sp-mlp-w128-d3-cifar10:8x8:gray")
-    assert parsed == names.TaskName("mlp", 128, 3, "cifar10:8x8:gray", sp=True)
+    assert parsed == names.TaskName(
+        "mlp", 128, 3, DataName("cifar10", size=(8, 8), gray=True), sp=True
+    )
     parsed = names.parse("transformer-w64-d2-bf16-a0.5-h4-s32-pystdlib")
     assert parsed.modality == "text"
     assert dict(parsed.options) == {
@@ -52,12 +55,13 @@ def test_options_get_one_canonical_order():
 
 
 def test_a_mixture_of_widths_expands_to_one_name_each():
-    assert names.expand("sp-mlp-w8+w16+w32-d3-ln-digits") == (
+    found = names.expand("sp-mlp-w8+w16+w32-d3-ln-digits")
+    assert tuple(map(str, found)) == (
         "sp-mlp-w8-d3-ln-digits",
         "sp-mlp-w16-d3-ln-digits",
         "sp-mlp-w32-d3-ln-digits",
     )
-    assert names.expand("mlp-w8-d3-digits") == ("mlp-w8-d3-digits",)
+    assert names.expand("mlp-w8-d3-digits") == (names.parse("mlp-w8-d3-digits"),)
     with pytest.raises(ValueError, match="stands for several tasks"):
         names.parse("mlp-w8+w16-d3-digits")
     with pytest.raises(ValueError, match="width must be at least 1"):

@@ -14,7 +14,7 @@ NAMES = {s: f"mlp-w32-d1-{s}:8x8:gray" for s in (*suites.FAST_VELO, "digits")}
 @pytest.fixture
 def only_mnist_and_svhn(monkeypatch):
     def load(name, data_dir=None):
-        if name.split(":")[0] not in ("mnist", "svhn_cropped"):
+        if name.source not in ("mnist", "svhn_cropped"):
             raise ValueError(f"no {name} in {data_dir}, prepare it")
 
     monkeypatch.setattr(data, "load", load)
