@@ -22,13 +22,14 @@ import jax.numpy as jnp
 import optax
 
 from mulo import _accumulators as accumulators_lib
+from mulo import _features as bank
 from mulo import _lstm as lstm_lib
 from mulo import _numbers as numbers
 from mulo import _rule_inputs as inputs
 from mulo import _stacks as stacks_lib
 from mulo import _velo_features as features
-from mulo import _velo_leaf as leaf_lib
 from mulo import _velo_network as network_lib
+from mulo._feature_network import Stepper
 from mulo._mup_transforms import step_factors
 from mulo._mup_views import sees_weights
 from mulo._rule import Rule
@@ -191,16 +192,15 @@ class Celo(Rule):
             factor = -self.step_mult * (size if self.train_phase == 2 else 1.0)
 
             def step(grad, param, leaf):
-                return leaf_lib.update(
-                    network, decays, self.exp_mult, grad, param, leaf
-                )
+                stepper = Stepper(bank.VELO, network, decays, self.exp_mult)
+                return stepper.step(grad, param, leaf)
 
             steps, new = [], []
             for stack in stacks:
                 direction, accumulators = stacks_lib.update(step, stack)
                 if self.param_scale_mult:
-                    scale = leaf_lib.scale_of(stack.params)
-                    direction = leaf_lib.times(scale, direction)
+                    scale = network_lib.scale_of(stack.params)
+                    direction = network_lib.times(scale, direction)
                 steps.append(factor * direction)
                 new.append(accumulators)
             return network_lib.finish_steps(
@@ -291,7 +291,7 @@ class CeloAdam(Rule):
                 horizon,
             )
             b1, b2 = self.momentum_decay, self.rms_decay
-            grads = jax.tree.map(leaf_lib.clean, updates)
+            grads = jax.tree.map(bank.clean, updates)
             momentum = jax.tree.map(
                 lambda m, g: b1 * m + (1.0 - b1) * g, state.momentum, grads
             )

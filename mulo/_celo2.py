@@ -1,6 +1,6 @@
 """Celo2: a learned direction of length one, under the user's own learning rate.
 
-A per-parameter MLP of 347 weights sees the features of :mod:`mulo._celo2_leaf` and
+A per-parameter MLP of 347 weights sees the features of :mod:`mulo._features` and
 answers with a direction; each matrix of directions is divided by its root mean square
 and stepped along by the learning rate, so that theta says where to and the user's
 schedule how far. Two forms are published:
@@ -30,7 +30,8 @@ import jax.numpy as jnp
 import optax
 
 from mulo import _accumulators as accumulators
-from mulo import _celo2_leaf as leaf_lib
+from mulo import _feature_network as network_lib
+from mulo import _features as features
 from mulo import _newton_schulz as newton_schulz
 from mulo import _numbers as numbers
 from mulo import _rule_inputs as inputs
@@ -116,7 +117,7 @@ class Celo2(Rule):
           output layer of 3 units, of which one is used; weights truncated normal with
           standard deviation 1/sqrt(inputs), biases zero.
         """
-        groups = leaf_lib.group_sizes(len(self.initial_momentum_decays))
+        groups = features.CELO2.sizes(len(self.initial_momentum_decays))
         sizes = [sum(groups), *[self.hidden_size] * self.hidden_layers, _OUTPUTS]
         first_key, *keys = jax.random.split(key, len(sizes) - 1)
         layers: dict[str, jax.Array] = {}
@@ -199,15 +200,19 @@ class Celo2(Rule):
     def _direction(self, theta: Theta, mup: Any) -> optax.GradientTransformation:
         """The learned direction of every leaf it is given."""
         stack = theta["ff_mod_stack"]
-        network = leaf_lib.Network(
-            groups={g: stack[f"w0__{i}"] for i, g in enumerate(leaf_lib.GROUPS)},
+        network = network_lib.Network(
+            features=jnp.concatenate(
+                [stack[f"w0__{i}"] for i in range(len(features.GROUPS))]
+            ),
             bias=stack["b0"],
             layers=tuple(
                 (stack[f"w{i}"], stack[f"b{i}"])
                 for i in range(1, self.hidden_layers + 1)
             ),
         )
-        decays = accumulators.fixed_decays(self)
+        stepper = network_lib.Stepper(
+            features.CELO2, network, accumulators.fixed_decays(self)
+        )
 
         def init_fn(params):
             inputs.check_floating("Celo2", params)
@@ -233,12 +238,12 @@ class Celo2(Rule):
             views = treedef.flatten_up_to(_views(updates, mup))
 
             def step(grad, param, leaf, view):
-                direction, new = leaf_lib.update(network, decays, grad, param, leaf)
+                direction, new = stepper.step(grad, param, leaf)
                 return self._finish(direction, view), new
 
             def step_vectors(*leaves):
-                directions, new = leaf_lib.update_vectors(network, decays, *leaves)
-                return [leaf_lib.normalize(x) for x in directions], new
+                directions, new = stepper.vectors(*leaves)
+                return [_normalize(x) for x in directions], new
 
             outs, new_states = stacks_lib.step_leaves(
                 step, step_vectors, grads, values, states, views
@@ -255,9 +260,16 @@ class Celo2(Rule):
     def _finish(self, direction, view):
         """Orthogonalize matrices where that is asked for, and normalize."""
         if not self.orthogonalize or direction.ndim < 2:
-            return leaf_lib.normalize(direction)
+            return _normalize(direction)
         matrix = newton_schulz.orthogonalize(direction.reshape(view))
-        return leaf_lib.normalize(matrix).reshape(direction.shape)
+        return _normalize(matrix).reshape(direction.shape)
+
+
+def _normalize(x):
+    """Divide by the root mean square over the last two axes, or all of fewer."""
+    axes = tuple(range(x.ndim))[-2:]
+    mean_square = jnp.mean(jnp.square(x), axes, keepdims=True)
+    return x * features.CELO2.inverse_rms(mean_square)
 
 
 def _views(updates, mup):
@@ -307,7 +319,7 @@ def _cleaned():
 
     def update_fn(updates, state, params=None):
         del params
-        return jax.tree.map(lambda g: leaf_lib.clean(g).astype(g.dtype), updates), state
+        return jax.tree.map(lambda g: features.clean(g).astype(g.dtype), updates), state
 
     def init_fn(params):
         inputs.check_floating("Celo2", params)

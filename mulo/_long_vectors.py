@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mulo._accumulators import LeafState
+
 _MAX_ARRAYS = 32  # In one long vector; each adds a little to the program.
 _BLOCK = 32_768  # Entries at a time of an array with a vector, and blocks, of its own.
 
@@ -50,6 +52,19 @@ class Layout:
             piece.reshape(*piece.shape[:-1], *shape)
             for piece, shape in zip(self.pieces(x), self._shapes, strict=True)
         ]
+
+    def join_states(self, states: Sequence[LeafState]) -> LeafState:
+        """Accumulators of the arrays → of the long vector."""
+        second = jnp.concatenate([s.along_a for s in states], axis=-1)
+        momentum = self.join([s.momentum for s in states])
+        return LeafState(momentum, self.join([s.rms for s in states]), second, second)
+
+    def split_states(self, state: LeafState) -> list[LeafState]:
+        """Undo `join_states`."""
+        second = self.pieces(state.along_a)
+        momenta, rms = self.split(state.momentum), self.split(state.rms)
+        leaves = zip(momenta, rms, second, second, strict=True)
+        return [LeafState(*leaf) for leaf in leaves]
 
     def mean_squares(self, x: jax.Array) -> jax.Array:
         """Mean square of each array: (*lead, N) → (*lead, L)."""
@@ -118,34 +133,11 @@ def per_block(run: Callable[..., Any], arrays: Sequence[jax.Array]) -> tuple[Any
     return blocks, rest
 
 
-def normalized(
-    layout: Layout,
-    inverse_rms: Callable[[jax.Array], jax.Array],
-    features: Callable[..., jax.Array],
-    network: Callable[[jax.Array], jax.Array],
-    arrays: tuple[jax.Array, ...],
-) -> jax.Array:
-    """Send features through a network, each normalized over each array by itself.
-
-    Args:
-      layout: Of the arrays.
-      inverse_rms: Of a mean square, what a feature is multiplied by.
-      features: Maps ``arrays``, or the same entries of all, to features (F, n).
-      network: Maps features (F, n) to (n,).
-      arrays: What features are made of, (…, N).
-
-    Returns:
-      shape=(N,).
-    """
-    if not layout.in_blocks:
-        made = features(*arrays)
-        return network(made * layout.spread(inverse_rms(layout.mean_squares(made))))
-
-    def mean_squares(*xs):
-        return jnp.mean(jnp.square(features(*xs)), axis=-1)
-
-    scale = inverse_rms(mean_of_blocks(mean_squares, arrays))[:, None]
-    return joined(*per_block(lambda *xs: network(features(*xs) * scale), arrays))
+def by_blocks(run: Callable[..., jax.Array], arrays: Sequence[jax.Array]) -> jax.Array:
+    """As ``run(*arrays)``, which makes an entry (N,) of each of (…, N)."""
+    blocks, rest = per_block(run, arrays)
+    out = blocks.reshape(-1)
+    return out if rest is None else jnp.concatenate([out, rest])
 
 
 def mean_of_blocks(means: Callable[..., Any], arrays: Sequence[jax.Array]) -> Any:
@@ -165,12 +157,6 @@ def mean_of_blocks(means: Callable[..., Any], arrays: Sequence[jax.Array]) -> An
     if rest is None:
         return mean
     return jax.tree.map(lambda a, b: a + b * (1.0 - whole / size), mean, rest)
-
-
-def joined(blocks: jax.Array, rest: jax.Array | None) -> jax.Array:
-    """Put together what `per_block` made of arrays: (N,)."""
-    out = blocks.reshape(-1)
-    return out if rest is None else jnp.concatenate([out, rest])
 
 
 def is_long(size: int) -> bool:

@@ -20,8 +20,8 @@ import numpy as np
 import optax
 
 from mulo import _lstm as lstm_lib
+from mulo._features import TIMESCALES
 
-TIMESCALES = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000)  # Steps.
 NUM_TENSOR = 18  # Features of one tensor for its LSTM, messages aside.
 
 TRAIN_DECAY = 0.9

@@ -15,10 +15,10 @@ import numpy as np
 from mulo import _cards as cards
 from mulo import _legacy_thetas as legacy
 from mulo import _tensor_files as tensor_files
-from mulo import _velo_leaf as velo_leaf
+from mulo import _features as features_lib
 from mulo._celo2 import Celo2
-from mulo._celo2_leaf import GROUPS
 from mulo._elo import ELO
+from mulo._features import GROUPS
 from mulo._rule import Rule
 from mulo._small_fc import SmallFC
 
@@ -150,7 +150,7 @@ def read_velo(
         bank[f"w{i}"] = np.swapaxes(mlp[weights], 1, 2)
         bank[f"b{i}"] = take(mlp, bias)
     first, start = bank.pop("w0"), 0
-    for k, size in enumerate(velo_leaf.group_sizes(3)):
+    for k, size in enumerate(features_lib.VELO.sizes(3)):
         bank[f"w0__{k}"] = first[:, start : start + size]
         start += size
     if start != first.shape[1]:

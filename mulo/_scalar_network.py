@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 _MAX_MULTIPLY_ADDS = 600  # In one loop.
+_ROW = 256  # Entries of a vector in a running sum.
 
 
 def row_mean_squares(
@@ -38,6 +39,24 @@ def row_mean_squares(
         for i, x in zip(positions, sums, strict=True):
             means[i] = x / arrays[i].shape[-1]
     return [means[i] for i in range(len(arrays))]
+
+
+def mean_squares(
+    vectors: Sequence[jax.Array], together: Sequence[Sequence[int]]
+) -> jax.Array:
+    """Mean square of each of F vectors (N,), in rows as well: (F,)."""
+    size = vectors[0].shape[0]
+    whole = size // _ROW * _ROW
+    sums = []
+    if whole:
+        rows = [x[:whole].reshape(-1, _ROW) for x in vectors]
+        by_row = jnp.stack(row_mean_squares(rows, together))
+        sums.append(jnp.sum(by_row, axis=1) * _ROW)
+    if whole < size:
+        rest = [x[whole:] for x in vectors]
+        by_row = jnp.stack(row_mean_squares(rest, together))
+        sums.append(by_row * (size - whole))
+    return sum(sums) / size
 
 
 @jax.custom_jvp

@@ -20,11 +20,13 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from mulo import _accumulators as accumulators
+from mulo import _feature_network as network_lib
+from mulo import _features as features
 from mulo import _rule_inputs as inputs
-from mulo import _small_fc_leaf as leaf_lib
 from mulo import _stacks as stacks_lib
 from mulo._mup_transforms import step_factors
 from mulo._mup_views import sees_weights
@@ -78,7 +80,8 @@ class SmallFC(Rule):
     @property
     def num_inputs(self) -> int:
         """Inputs of the MLP: 28 normalized features and 11 of time by default."""
-        return 4 + 8 * len(self.initial_momentum_decays) + len(leaf_lib.TIMESCALES)
+        sizes = features.SMALL_FC.sizes(len(self.initial_momentum_decays))
+        return sum(sizes) + len(features.TIMESCALES)
 
     def init(self, key: jax.Array) -> Theta:
         """Draw meta-parameters.
@@ -138,6 +141,17 @@ class SmallFC(Rule):
             ),
         )
 
+    def _network(self, nn, count):
+        """The MLP at one step: ``tanh(count / timescale - 1)`` goes into the bias."""
+        scales = np.asarray(features.TIMESCALES, np.float32)
+        time = jnp.tanh(count.astype(jnp.float32) / scales - 1.0)
+        split = self.num_inputs - len(scales)
+        return network_lib.Network(
+            features=nn["w0"][:split],
+            bias=nn["b0"] + time @ nn["w0"][split:],
+            layers=tuple((nn[f"w{i}"], nn[f"b{i}"]) for i in range(1, len(nn) // 2)),
+        )
+
     @sees_weights()
     def transform(
         self, theta: Theta, *, mup: Any | None = None
@@ -185,25 +199,23 @@ class SmallFC(Rule):
             del extra_args
             inputs.require_params("SmallFC", params)
             inputs.check_floating("SmallFC", updates)
-            network = leaf_lib.fold_time(theta["nn"], time(state.count))
+            stepper = network_lib.Stepper(
+                features.SMALL_FC,
+                self._network(theta["nn"], time(state.count)),
+                decays,
+                self.exp_mult,
+            )
             grads, treedef = jax.tree.flatten(updates, is_leaf=inputs.is_masked)
             values = treedef.flatten_up_to(params)
             states = accumulators.by_leaf(treedef, state.leaves)
 
-            def step(grad, param, leaf):
-                args = (network, decays, self.exp_mult, grad, param, leaf)
-                return leaf_lib.update(*args)
-
-            def step_vectors(*leaves):
-                return leaf_lib.update_vectors(network, decays, self.exp_mult, *leaves)
-
             directions, new_states = stacks_lib.step_leaves(
-                step,
-                step_vectors,
+                stepper.step,
+                stepper.vectors,
                 grads,
                 values,
                 states,
-                at_once=leaf_lib.at_once(network),
+                at_once=stepper.at_once,
             )
             scales = treedef.flatten_up_to(multipliers(updates))
             steps = [

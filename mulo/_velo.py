@@ -26,12 +26,13 @@ import numpy as np
 import optax
 
 from mulo import _accumulators as accumulators_lib
+from mulo import _features as bank
 from mulo import _lstm as lstm_lib
 from mulo import _rule_inputs as inputs
 from mulo import _stacks as stacks_lib
 from mulo import _velo_features as features
-from mulo import _velo_leaf as leaf_lib
 from mulo import _velo_network as network_lib
+from mulo._feature_network import Stepper
 from mulo._mup_transforms import step_factors
 from mulo._mup_views import sees_weights
 from mulo._rule import Rule
@@ -227,9 +228,8 @@ class VeLO(Rule):
             )
 
             def step(grad, param, leaf, network):
-                return leaf_lib.update(
-                    network, decays, self.exp_mult, grad, param, leaf
-                )
+                stepper = Stepper(bank.VELO, network, decays, self.exp_mult)
+                return stepper.step(grad, param, leaf)
 
             steps, new = [], []
             start = 0
@@ -241,8 +241,8 @@ class VeLO(Rule):
                 )
                 factors = -self.step_mult * sizes[own]
                 if self.param_scale_mult:
-                    factors = factors * leaf_lib.scale_of(stack.params)
-                steps.append(leaf_lib.times(factors, direction))
+                    factors = factors * network_lib.scale_of(stack.params)
+                steps.append(network_lib.times(factors, direction))
                 new.append(accumulators)
             return network_lib.finish_steps(
                 updates, stacks, steps, multipliers

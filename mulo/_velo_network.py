@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from mulo import _accumulators as accumulators
+from mulo import _feature_network as network_lib
+from mulo import _features as features
 from mulo import _lstm as lstm_lib
 from mulo import _rule_inputs as inputs
 from mulo import _stacks as stacks_lib
-from mulo import _velo_leaf as leaf_lib
 
 Theta = Any
 
@@ -35,7 +36,7 @@ def init_rnn(key: jax.Array, num_inputs: int, units: int, controls: int) -> Thet
 
 def init_bank(key: jax.Array, rule: Any) -> dict[str, jax.Array]:
     """Draw ``ff_mod_stack``: C per-parameter MLPs."""
-    groups = leaf_lib.group_sizes(len(rule.initial_momentum_decays))
+    groups = features.VELO.sizes(len(rule.initial_momentum_decays))
     sizes = [sum(groups), *[rule.ff_hidden_size] * rule.ff_hidden_layers, 3]
     bank = {}
     for i, layer_key in enumerate(jax.random.split(key, len(sizes) - 1)):
@@ -63,7 +64,7 @@ def mix_tensors(params: Any, x: jax.Array) -> jax.Array:
 
 def mix(
     bank: dict[str, jax.Array], controls: jax.Array, factor: float
-) -> leaf_lib.Network:
+) -> network_lib.Network:
     """Weighted means over the bank, one network per row of controls.
 
     Args:
@@ -74,10 +75,8 @@ def mix(
     Returns:
       T networks, on the leading axis of every array.
     """
-    first = sorted(
-        (name for name in bank if name.startswith("w0__")), key=lambda n: int(n[4:])
-    )
-    layers = [jnp.concatenate([bank[name] for name in first], axis=1), bank["b0"]]
+    first = [bank[f"w0__{i}"] for i in range(len(features.GROUPS))]
+    layers = [jnp.concatenate(first, axis=1), bank["b0"]]
     for i in range(1, sum(name.startswith("b") for name in bank)):
         layers += [bank[f"w{i}"], bank[f"b{i}"]]
     count = controls.shape[1]
@@ -91,7 +90,7 @@ def mix(
         part.reshape(-1, *layer.shape[1:])
         for part, layer in zip(jnp.split(mixed, ends, axis=1), layers, strict=True)
     ]
-    return leaf_lib.Network(
+    return network_lib.Network(
         parts[0], parts[1], tuple(zip(parts[2::2], parts[3::2], strict=True))
     )
 
@@ -109,7 +108,7 @@ def stacks(grads: Any, params: Any, states: Any) -> list[stacks_lib.Stack]:
     live = inputs.live(grads)
     clean, values = list(grads), list(params)
     for i in live:
-        clean[i] = leaf_lib.clean(grads[i])
+        clean[i] = features.clean(grads[i])
         values[i] = jnp.asarray(params[i], jnp.float32)
     return stacks_lib.stacks(clean, values, states, live)
 
@@ -127,3 +126,14 @@ def finish_steps(updates: Any, stacks: Any, steps: Any, multipliers: Any) -> Any
             for grad, step, factor in zip(grads, flat, factors, strict=True)
         ]
     )
+
+
+def scale_of(params: jax.Array) -> jax.Array:
+    """Root mean square of each of L tensors, (L,)."""
+    axes = tuple(range(1, params.ndim))
+    return jnp.sqrt(jnp.mean(jnp.square(params), axis=axes) + 1e-9)
+
+
+def times(factors: jax.Array, x: jax.Array) -> jax.Array:
+    """Multiply each of L tensors (L, *shape) by its factor (L,)."""
+    return x * factors.reshape(-1, *(1,) * (x.ndim - 1))

@@ -8,10 +8,10 @@ import optax
 import pytest
 
 import mulo
-from mulo import _celo2_leaf, _newton_schulz, mup
+from mulo import _features, _newton_schulz, mup
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
-GROUP = {name: f"w0__{i}" for i, name in enumerate(_celo2_leaf.GROUPS)}
+GROUP = {name: f"w0__{i}" for i, name in enumerate(_features.GROUPS)}
 
 
 def golden(case):
