@@ -151,3 +151,9 @@ def init(param: jax.typing.ArrayLike, num_momenta: int) -> LeafState:
         along_a=jnp.zeros(along_a, jnp.float32),
         along_b=jnp.zeros(along_b, jnp.float32),
     )
+
+
+def init_leaves(rule: Any, params: Any) -> LeafState:
+    """Zero accumulators for every leaf, for the decays of a rule."""
+    momenta = len(rule.initial_momentum_decays)
+    return init_tree(LeafState, params, lambda p: init(p, momenta))

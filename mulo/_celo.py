@@ -163,7 +163,7 @@ class Celo(Rule):
             inputs.check_floating("Celo", params)
             return CeloState(
                 count=jnp.zeros((), jnp.int32),
-                leaves=network_lib.init_leaves(self, params),
+                leaves=accumulators_lib.init_leaves(self, params),
                 schedule=_init_schedule(theta),
             )
 
@@ -178,9 +178,6 @@ class Celo(Rule):
                 state.count,
                 horizon,
             )
-            grads, treedef = jax.tree.flatten(updates, is_leaf=inputs.is_masked)
-            states = accumulators_lib.by_leaf(treedef, state.leaves)
-            stacks = network_lib.stacks(grads, treedef.flatten_up_to(params), states)
             # The same weights over the bank for every tensor: one network.
             controls = lstm_lib.linear(
                 theta["rnn_params"]["rnn_to_controls"], schedule.hidden
@@ -191,27 +188,18 @@ class Celo(Rule):
             )
             factor = -self.step_mult * (size if self.train_phase == 2 else 1.0)
 
-            def step(grad, param, leaf):
-                stepper = Stepper(bank.VELO, network, decays, self.exp_mult)
-                return stepper.step(grad, param, leaf)
+            stepper = Stepper(bank.VELO, network, decays, self.exp_mult)
 
-            steps, new = [], []
-            for stack in stacks:
-                direction, accumulators = stacks_lib.update(step, stack)
+            def step(grad, param, leaf):
+                direction, new = stepper.step(grad, param, leaf)
                 if self.param_scale_mult:
-                    scale = network_lib.scale_of(stack.params)
-                    direction = network_lib.times(scale, direction)
-                steps.append(factor * direction)
-                new.append(accumulators)
-            return network_lib.finish_steps(
-                updates, stacks, steps, multipliers
-            ), CeloState(
-                count=optax.safe_increment(state.count),
-                leaves=accumulators_lib.by_field(
-                    treedef, stacks_lib.split(stacks, new, states), state.leaves
-                ),
-                schedule=schedule,
-            )
+                    direction = direction * network_lib.scale_of(param)
+                return factor * direction, new
+
+            steps, leaves = stacks_lib.Leaves(updates, params, state.leaves).step(step)
+            steps = stacks_lib.finish(updates, steps, multipliers(updates))
+            count = optax.safe_increment(state.count)
+            return steps, CeloState(count, leaves, schedule)
 
         return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 

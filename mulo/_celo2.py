@@ -216,14 +216,7 @@ class Celo2(Rule):
 
         def init_fn(params):
             inputs.check_floating("Celo2", params)
-            num_momenta = len(self.initial_momentum_decays)
-            return Celo2State(
-                accumulators.init_tree(
-                    accumulators.LeafState,
-                    params,
-                    lambda p: accumulators.init(p, num_momenta),
-                )
-            )
+            return Celo2State(accumulators.init_leaves(self, params))
 
         def update_fn(updates, state, params=None):
             if params is None:
@@ -232,10 +225,6 @@ class Celo2(Rule):
                     "got params=None."
                 )
             inputs.check_floating("Celo2", updates)
-            grads, treedef = jax.tree.flatten(updates, is_leaf=inputs.is_masked)
-            values = treedef.flatten_up_to(params)
-            states = accumulators.by_leaf(treedef, state.leaves)
-            views = treedef.flatten_up_to(_views(updates, mup))
 
             def step(grad, param, leaf, view):
                 direction, new = stepper.step(grad, param, leaf)
@@ -245,15 +234,12 @@ class Celo2(Rule):
                 directions, new = stepper.vectors(*leaves)
                 return [_normalize(x) for x in directions], new
 
-            outs, new_states = stacks_lib.step_leaves(
-                step, step_vectors, grads, values, states, views
+            leaves = stacks_lib.Leaves(
+                updates, params, state.leaves, _views(updates, mup)
             )
-            outs = [
-                grad if inputs.is_masked(grad) else out.astype(grad.dtype)
-                for grad, out in zip(grads, outs, strict=True)
-            ]
-            leaves = accumulators.by_field(treedef, new_states, state.leaves)
-            return treedef.unflatten(outs), Celo2State(leaves)
+            steps, leaves = leaves.step(step, vectors=step_vectors)
+            steps = jax.tree.map(lambda g, x: x.astype(g.dtype), updates, steps)
+            return steps, Celo2State(leaves)
 
         return optax.GradientTransformation(init_fn, update_fn)
 

@@ -16,17 +16,18 @@ References:
 """
 
 import dataclasses
+import functools
 from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from mulo import _accumulators as accumulators
 from mulo import _lstm as lstm_lib
 from mulo import _lstm_ff_features as features
 from mulo import _rule_inputs as inputs
+from mulo import _stacks as stacks_lib
 from mulo._mup_transforms import step_factors
 from mulo._mup_views import sees_weights
 from mulo._rule import Rule
@@ -222,56 +223,50 @@ class LSTMFF(Rule):
                     ),
                 ]
             )
-            grads, treedef = jax.tree.flatten(updates, is_leaf=inputs.is_masked)
-            values = treedef.flatten_up_to(params)
-            states = accumulators.by_leaf(treedef, state.leaves)
-            live = inputs.live(grads)
             new = state._replace(
                 count=optax.safe_increment(state.count), train_loss=train_loss
             )
-            if not live:
+            count = len(inputs.live(jax.tree.leaves(updates)))
+            if not count:
                 return updates, new
-            clip, cut = features.clip_gradients(
-                state.clip, [jnp.asarray(grads[i], jnp.float32) for i in live]
-            )
-            stacks = features.stacks(
-                cut,
-                [jnp.asarray(values[i], jnp.float32) for i in live],
-                [states[i] for i in live],
-                decays,
-            )
-            x = features.tensor_rows(stacks, surprises, state.from_lstm, state.from_mlp)
-            rows = np.asarray([i for stack in stacks for i in stack.positions])
-            back = np.argsort(rows)
-            hidden, cell = lstm_lib.lstm_step(
-                theta["rnn_params"]["rnn"], x, state.hidden[rows], state.cell[rows]
-            )
-            said = lstm_lib.linear(theta["rnn_to_in_params"], hidden)
-            to_ff = lstm_lib.linear(theta["rnn_to_ff_params"], hidden)
-            out, messages, start = list(grads), [], 0
-            factors = treedef.flatten_up_to(multipliers(updates))
-            for stack in stacks:
-                own = slice(start, start + len(stack.positions))
-                start = own.stop
-                step, message = features.run_mlp(
-                    theta["ffmod_params"],
-                    self.exp_mult,
-                    stack,
-                    features.common(state.count, len(live)),
-                    to_ff[own],
+            clip, cut = features.clip_gradients(state.clip, updates)
+            moments = features.LeafState(
+                *(
+                    jax.tree.map(
+                        lambda g, old, k=k: features.accumulate(decays, g, old, k),
+                        cut,
+                        tree,
+                    )
+                    for k, tree in enumerate(state.leaves, start=1)
                 )
-                messages.append(message)
-                for row, position in enumerate(stack.positions):
-                    i = live[position]
-                    update = -(self.step_mult * factors[i]) * step[row]
-                    out[i] = update.astype(jnp.result_type(grads[i]))
-                    states[i] = jax.tree.map(lambda x, row=row: x[row], stack.states)
-            return treedef.unflatten(out), new._replace(
-                leaves=accumulators.by_field(treedef, states, state.leaves),
+            )
+            leaves = stacks_lib.Leaves(cut, params, moments)
+            said = jnp.broadcast_to(state.from_lstm[None], (count, self.from_lstm_size))
+            seen = leaves.per_tensor(lambda x: features.tensor_features(x, surprises))
+            hidden, cell = lstm_lib.lstm_step(
+                theta["rnn_params"]["rnn"],
+                jnp.concatenate([said, state.from_mlp, seen], axis=1),
+                state.hidden,
+                state.cell,
+            )
+            mlp = functools.partial(
+                features.run_mlp,
+                theta["ffmod_params"],
+                self.exp_mult,
+                features.common(state.count, count),
+            )
+            outs = leaves.each(mlp, lstm_lib.linear(theta["rnn_to_ff_params"], hidden))
+            steps = leaves.tree([step for step, _ in outs])
+            factors = jax.tree.map(lambda x: -self.step_mult * x, multipliers(updates))
+            said = lstm_lib.linear(theta["rnn_to_in_params"], hidden)
+            return stacks_lib.finish(updates, steps, factors), new._replace(
+                leaves=moments,
                 clip=clip,
-                hidden=hidden[back],
-                cell=cell[back],
-                from_mlp=jnp.concatenate(messages)[back],
+                hidden=hidden,
+                cell=cell,
+                from_mlp=features.messages(
+                    theta["ffmod_params"], jnp.stack([mean for _, mean in outs])
+                ),
                 from_lstm=jnp.mean(said, axis=0),
             )
 

@@ -11,7 +11,6 @@ features, H units of the MLP.
 
 import functools
 import math
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +20,7 @@ import optax
 
 from mulo import _lstm as lstm_lib
 from mulo._features import TIMESCALES
+from mulo._stacks import Stack
 
 NUM_TENSOR = 18  # Features of one tensor for its LSTM, messages aside.
 
@@ -54,15 +54,6 @@ class LossState(NamedTuple):
     count: jax.Array  # shape=(), int32. Losses taken in.
 
 
-class Stack(NamedTuple):
-    """Tensors of one shape, with their new accumulators."""
-
-    positions: tuple[int, ...]  # L of them, among the tensors.
-    grads: jax.Array  # (L, *shape), float32, clipped.
-    params: jax.Array  # As grads.
-    states: LeafState  # A leading axis L on both accumulators.
-
-
 def num_features(num_decays: int) -> int:
     """Inputs of the MLP apart from the LSTM's message: 37 with five decays."""
     return 3 + 4 * num_decays + len(TIMESCALES) + 3
@@ -87,19 +78,22 @@ def init_loss() -> LossState:
     return LossState(zero(jnp.float32), zero(jnp.float32), zero(jnp.int32))
 
 
-def clip_gradients(
-    state: ClipState, grads: Sequence[jax.Array]
-) -> tuple[ClipState, list[jax.Array]]:
-    """Cut gradients to ten times their usual size; what is not a number is zero."""
+def clip_gradients(state: ClipState, grads: Any) -> tuple[ClipState, Any]:
+    """Cut a tree to ten times its usual size; what is not a number is zero."""
     # Differs from the public code, where one NaN stays for good.
     usual = state.size / (1.0 - _CLIP_DECAY**state.count)
     limit = usual * _CLIP_MULT
-    cut = [jnp.clip(jnp.where(jnp.isnan(g), 0.0, g), -limit, limit) for g in grads]
-    mean_square = jnp.mean(jnp.stack([jnp.mean(jnp.square(g)) for g in cut]))
-    size = jnp.sqrt(1e-8 + mean_square)
+
+    def cut(g):
+        g = jnp.asarray(g, jnp.float32)
+        return jnp.clip(jnp.where(jnp.isnan(g), 0.0, g), -limit, limit)
+
+    grads = jax.tree.map(cut, grads)
+    squares = [jnp.mean(jnp.square(g)) for g in jax.tree.leaves(grads) if g.size]
+    size = jnp.sqrt(1e-8 + jnp.mean(jnp.stack(squares)))
     return ClipState(
         state.count + 1.0, state.size * _CLIP_DECAY + size * (1.0 - _CLIP_DECAY)
-    ), cut
+    ), grads
 
 
 def update_loss(state: LossState, loss: jax.Array, decay: float) -> LossState:
@@ -131,73 +125,35 @@ def _correction(state, decay):
     return 1.0 / (start + 1e-8)
 
 
-def stacks(
-    grads: Sequence[jax.Array],
-    params: Sequence[jax.Array],
-    states: Sequence[LeafState],
-    decays: jax.Array,
-) -> list[Stack]:
-    """Stack tensors by shape and update their accumulators."""
-    by_shape: dict[tuple[int, ...], list[int]] = {}
-    for i, grad in enumerate(grads):
-        by_shape.setdefault(grad.shape, []).append(i)
-    out = []
-    for shape, positions in by_shape.items():
-        grad = jnp.stack([grads[i] for i in positions])
-        old = jax.tree.map(lambda *xs: jnp.stack(xs), *(states[i] for i in positions))
-        decay = decays.reshape(1, -1, *(1,) * len(shape))
-        new = grad[:, None]
-        out.append(
-            Stack(
-                tuple(positions),
-                grad,
-                jnp.stack([params[i] for i in positions]),
-                LeafState(
-                    decay * old.momentum + (1.0 - decay) * new,
-                    decay * old.rms + (1.0 - decay) * jnp.square(new),
-                ),
-            )
-        )
-    return out
-
-
-def tensor_rows(
-    stacked: Sequence[Stack],
-    surprises: jax.Array,
-    from_lstm: jax.Array,
-    from_mlp: jax.Array,
+def accumulate(
+    decays: jax.Array, grad: jax.Array, old: jax.Array, power: int
 ) -> jax.Array:
-    """Inputs of the LSTM, tensors in the order of the stacks.
+    """New moving averages (D, *shape) of a power of the gradient."""
+    decay = decays.reshape(-1, *(1,) * grad.ndim)
+    return decay * old + (1.0 - decay) * (grad**power)[None]
+
+
+def tensor_features(stack: Stack, surprises: jax.Array) -> jax.Array:
+    """What the LSTM sees of tensors of one shape, messages aside: (L, 18).
 
     Args:
-      stacked: The tensors.
+      stack: The tensors, with their new accumulators.
       surprises: Of the training and the validation loss, (2,).
-      from_lstm: The LSTMs' message to each other, (X,).
-      from_mlp: The MLPs' messages, (T, Y).
-
-    Returns:
-      (T, X + Y + 18).
     """
-    rows = []
-    for stack in stacked:
-        count = len(stack.positions)
-        named = _tensor_features(stack)
-        named |= {
-            "train_loss_feat": jnp.broadcast_to(surprises[0], (count,)),
-            "valid_loss_feat": jnp.broadcast_to(surprises[1], (count,)),
-        }
-        own = jnp.stack([named[name] for name in sorted(named)], axis=1)
-        common = jnp.broadcast_to(from_lstm[None], (count, from_lstm.shape[0]))
-        told = from_mlp[np.asarray(stack.positions)]
-        rows.append(jnp.concatenate([common, told, own], axis=1))
-    return jnp.concatenate(rows)
+    named = _statistics(stack)
+    count = len(stack.positions)
+    named |= {
+        "train_loss_feat": jnp.broadcast_to(surprises[0], (count,)),
+        "valid_loss_feat": jnp.broadcast_to(surprises[1], (count,)),
+    }
+    return jnp.stack([named[name] for name in sorted(named)], axis=1)
 
 
-def _tensor_features(stack):
+def _statistics(stack):
     """Statistics and sizes by the public names, (L,) each."""
     count, shape = stack.grads.shape[0], stack.grads.shape[1:]
     g, p, m, v = (
-        x.reshape(count, -1)
+        jnp.asarray(x, jnp.float32).reshape(count, -1)
         for x in (stack.grads, stack.params, stack.states.momentum, stack.states.rms)
     )
 
@@ -243,37 +199,30 @@ def common(count: jax.Array, num_tensors: int) -> jax.Array:
 
 
 def run_mlp(
-    params: Any, exp_mult: float, stack: Stack, shared: jax.Array, to_ff: jax.Array
+    params: Any,
+    exp_mult: float,
+    shared: jax.Array,
+    grad: jax.Array,
+    param: jax.Array,
+    state: LeafState,
+    to_ff: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """The MLP on tensors of one shape.
+    """The MLP on one tensor.
 
     Args:
       params: ``linear_0``, …: ``w`` (inputs, outputs) and ``b``.
       exp_mult: Scale of the magnitude inside the exponential.
-      stack: The tensors.
       shared: As `common` returns it.
-      to_ff: The LSTMs' messages, (L, Z).
+      grad: Gradient, float32, clipped.
+      param: As grad.
+      state: New accumulators.
+      to_ff: The LSTM's message, (Z,).
 
     Returns:
-      ``d * exp(exp_mult * m)``, (L, *shape), and the messages to the LSTMs, (L, Y).
+      ``d * exp(exp_mult * m)``, as grad, and the mean of the last hidden layer, (H,).
     """
-    count, num_decays = stack.states.momentum.shape[:2]
-    out, means = jax.vmap(
-        lambda *args: _run_one(params, exp_mult, shared, *args),
-    )(
-        stack.grads.reshape(count, -1),
-        stack.params.reshape(count, -1),
-        stack.states.momentum.reshape(count, num_decays, -1),
-        stack.states.rms.reshape(count, num_decays, -1),
-        to_ff,
-    )
-    last = params[f"linear_{len(params) - 1}"]
-    message = lstm_lib.linear({"w": last["w"][:, 2:], "b": last["b"][2:]}, means)
-    return out.reshape(stack.grads.shape), message
-
-
-def _run_one(params, exp_mult, shared, g, p, m, v, to_ff):
-    """Step (N,) and mean of the last hidden layer (H,) of one tensor."""
+    g, p = grad.reshape(-1), jnp.asarray(param, jnp.float32).reshape(-1)
+    m, v = (x.reshape(len(x), -1) for x in state)
     size = float(g.shape[0])  # An integer may be beyond int32.
     planes = _planes(g, p, m, v)
     mean_square = jnp.stack([jnp.mean(jnp.square(x)) for x in planes])
@@ -305,7 +254,7 @@ def _run_one(params, exp_mult, shared, g, p, m, v, to_ff):
     whole = g.shape[0] // _PIECE * _PIECE
     if whole <= _PIECE:
         out, total = run(g, p, m, v)
-        return out, total / size
+        return out.reshape(grad.shape), total / size
     pieces = tuple(
         jnp.moveaxis(x[..., :whole].reshape(*x.shape[:-1], -1, _PIECE), -2, 0)
         for x in (g, p, m, v)
@@ -315,7 +264,13 @@ def _run_one(params, exp_mult, shared, g, p, m, v, to_ff):
     if whole < g.shape[0]:
         rest, more = run(g[whole:], p[whole:], m[:, whole:], v[:, whole:])
         out, total = jnp.concatenate([out, rest]), total + more
-    return out, total / size
+    return out.reshape(grad.shape), total / size
+
+
+def messages(params: Any, means: jax.Array) -> jax.Array:
+    """What the MLP says to the LSTMs, (T, Y), from the means of `run_mlp`, (T, H)."""
+    last = params[f"linear_{len(params) - 1}"]
+    return lstm_lib.linear({"w": last["w"][:, 2:], "b": last["b"][2:]}, means)
 
 
 def _planes(g, p, m, v):

@@ -56,7 +56,7 @@ def mean_squares(
         rest = [x[whole:] for x in vectors]
         by_row = jnp.stack(row_mean_squares(rest, together))
         sums.append(by_row * (size - whole))
-    return sum(sums) / size
+    return jnp.sum(jnp.stack(sums), axis=0) / size
 
 
 @jax.custom_jvp

@@ -185,14 +185,9 @@ class SmallFC(Rule):
 
         def init_fn(params):
             inputs.check_floating("SmallFC", params)
-            num_momenta = len(self.initial_momentum_decays)
             return SmallFCState(
                 count=jnp.zeros((), jnp.int32),
-                leaves=accumulators.init_tree(
-                    accumulators.LeafState,
-                    params,
-                    lambda p: accumulators.init(p, num_momenta),
-                ),
+                leaves=accumulators.init_leaves(self, params),
             )
 
         def update_fn(updates, state, params=None, **extra_args):
@@ -205,30 +200,13 @@ class SmallFC(Rule):
                 decays,
                 self.exp_mult,
             )
-            grads, treedef = jax.tree.flatten(updates, is_leaf=inputs.is_masked)
-            values = treedef.flatten_up_to(params)
-            states = accumulators.by_leaf(treedef, state.leaves)
-
-            directions, new_states = stacks_lib.step_leaves(
-                stepper.step,
-                stepper.vectors,
-                grads,
-                values,
-                states,
-                at_once=stepper.at_once,
+            leaves = stacks_lib.Leaves(updates, params, state.leaves)
+            steps, leaves = leaves.step(
+                stepper.step, vectors=stepper.vectors, at_once=stepper.at_once
             )
-            scales = treedef.flatten_up_to(multipliers(updates))
-            steps = [
-                grad
-                if inputs.is_masked(grad)
-                else (-self.step_mult * scale * direction).astype(grad.dtype)
-                for grad, scale, direction in zip(
-                    grads, scales, directions, strict=True
-                )
-            ]
-            return treedef.unflatten(steps), SmallFCState(
-                count=optax.safe_increment(state.count),
-                leaves=accumulators.by_field(treedef, new_states, state.leaves),
+            factors = jax.tree.map(lambda x: -self.step_mult * x, multipliers(updates))
+            return stacks_lib.finish(updates, steps, factors), SmallFCState(
+                optax.safe_increment(state.count), leaves
             )
 
         return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from mulo import _accumulators as accumulators
 from mulo import _rule_inputs as inputs
 
 _MIN_COUNT = 4  # Tensors that are worth stacking.
@@ -104,67 +106,121 @@ def update(
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], out)
 
 
-def split(
-    stacked: Sequence[Stack], values: Sequence[Any], into: Sequence[Any]
-) -> list[Any]:
-    """Put the rows of each stack's values where its tensors are in the list."""
-    into = list(into)
-    for stack, value in zip(stacked, values, strict=True):
-        for row, i in enumerate(stack.positions):
-            into[i] = jax.tree.map(
-                lambda x, row=row: jax.lax.index_in_dim(x, row, keepdims=False), value
-            )
-    return into
+class Leaves:
+    """All leaves of a tree, in the stacks in which a rule steps them.
 
-
-def step_leaves(
-    one: Callable[..., tuple[Any, Any]],
-    vectors: Callable[..., tuple[list[Any], list[Any]]],
-    grads: Sequence[Any],
-    params: Sequence[Any],
-    states: Sequence[Any],
-    kinds: Sequence[Hashable] | None = None,
-    at_once: int | None = None,
-) -> tuple[list[Any], list[Any]]:
-    """Step all leaves of a tree: in stacks, and the other vectors together.
-
-    Args:
-      one: Step of one tensor, ``one(grad, param, state)``, or with ``kinds``
-        ``one(grad, param, state, kind)``: the step, float32, and the new state.
-      vectors: Step of lists of scalars and vectors of any length: both in lists.
-      grads: Leaves, masked ones too.
-      params: As grads.
-      states: A tree per leaf.
-      kinds: One per leaf; leaves of different kinds are kept apart.
-      at_once: As in :func:`update`.
-
-    Returns:
-      The steps, zero for empty leaves, and new states. Masked leaves are as given.
+    Masked and empty leaves do not take part; T counts the others.
     """
-    steps: list[Any] = [
-        x if inputs.is_masked(x) else jnp.zeros(jnp.shape(x), jnp.float32)
-        for x in grads
-    ]
-    stacked = stacks(grads, params, states, inputs.live(grads), kinds)
-    lone = [x for x in stacked if len(x.positions) == 1 and x.grads.ndim < 3]
-    lone = [x.positions[0] for x in lone]
-    stacked = [x for x in stacked if x.positions[0] not in lone]
 
-    def kind_of(stack):
-        return () if kinds is None else (kinds[stack.positions[0]],)
+    def __init__(
+        self, updates: Any, params: Any, states: Any, kinds: Any | None = None
+    ):
+        """Lay out leaves.
 
-    results = [
-        update(
-            lambda *xs, stack=stack: one(*xs, *kind_of(stack)), stack, at_once=at_once
+        Args:
+          updates: Tree of gradients, maybe masked.
+          params: As updates.
+          states: Accumulators: a named tuple of such trees.
+          kinds: Tree with something hashable for every leaf; leaves of different kinds
+            are kept apart, and steps are told theirs.
+        """
+        grads, self._treedef = jax.tree.flatten(updates, is_leaf=inputs.is_masked)
+        values = self._treedef.flatten_up_to(params)
+        self._accumulators = states
+        self._kinds = None if kinds is None else self._treedef.flatten_up_to(kinds)
+        self._live = inputs.live(grads)
+        self._leaves = grads, values, accumulators.by_leaf(self._treedef, states)
+        self._stacks = stacks(*self._leaves, self._live, self._kinds)
+
+    def per_tensor(self, of: Callable[[Stack], jax.Array]) -> jax.Array:
+        """What ``of(stack)`` makes, (L, …), for all tensors as in the tree, (T, …)."""
+        rows = [i for stack in self._stacks for i in stack.positions]
+        return jnp.concatenate([of(x) for x in self._stacks])[np.argsort(rows)]
+
+    def each(
+        self,
+        one: Callable[..., tuple[Any, Any]],
+        *own: Any,
+        vectors: Callable[..., tuple[list[Any], list[Any]]] | None = None,
+        at_once: int | None = None,
+    ) -> list[tuple[Any, Any]]:
+        """Step all tensors: small ones of a shape in stacks, if there are many.
+
+        Args:
+          one: Step of one tensor, ``one(grad, param, state, *own)``, with kinds
+            ``one(grad, param, state, kind, *own)``: its step and new state.
+          *own: Trees of arrays with a leading axis T, more that differs between
+            tensors, in the order of the tree.
+          vectors: Step of lists of scalars and vectors, which are in no stack then:
+            steps and new states. None: they are stepped like the rest.
+          at_once: As in :func:`update`.
+
+        Returns:
+          T steps and new states, in the order of the tree.
+        """
+        row_of = {position: row for row, position in enumerate(self._live)}
+        done: dict[int, tuple[Any, Any]] = {}
+        lone = []
+        for stack in self._stacks:
+            first = stack.positions[0]
+            if vectors and len(stack.positions) == 1 and stack.grads.ndim < 3:
+                lone.append(first)
+                continue
+            kind = () if self._kinds is None else (self._kinds[first],)
+            rows = np.asarray([row_of[i] for i in stack.positions])
+
+            def step(grad, param, state, *own, kind=kind):
+                return one(grad, param, state, *kind, *own)
+
+            mine = jax.tree.map(lambda x, rows=rows: _rows(x, rows), own)
+            outs = update(step, stack, *mine, at_once=at_once)
+            for row, i in enumerate(stack.positions):
+                done[i] = jax.tree.map(
+                    lambda x, row=row: jax.lax.index_in_dim(x, row, keepdims=False),
+                    outs,
+                )
+        if vectors and lone:
+            outs = vectors(*([xs[i] for i in lone] for xs in self._leaves))
+            done |= zip(lone, zip(*outs, strict=True), strict=True)
+        return [done[i] for i in self._live]
+
+    def step(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        """As `each`, laid over the tree.
+
+        Returns:
+          Tree of steps, zero for empty leaves, and new accumulators.
+        """
+        outs = self.each(*args, **kwargs)
+        states = list(self._leaves[2])
+        for i, (_, state) in zip(self._live, outs, strict=True):
+            states[i] = state
+        return self.tree([step for step, _ in outs]), accumulators.by_field(
+            self._treedef, states, self._accumulators
         )
-        for stack in stacked
-    ]
-    steps = split(stacked, [step for step, _ in results], steps)
-    new_states = split(stacked, [new for _, new in results], states)
-    rest = vectors(*([xs[i] for i in lone] for xs in (grads, params, states)))
-    for i, step, new in zip(lone, *rest, strict=True):
-        steps[i], new_states[i] = step, new
-    return steps, new_states
+
+    def tree(self, steps: Sequence[Any]) -> Any:
+        """T steps as a tree, zero for empty leaves; masked leaves as given."""
+        flat = [
+            x if inputs.is_masked(x) else jnp.zeros(jnp.shape(x), jnp.float32)
+            for x in self._leaves[0]
+        ]
+        for i, step in zip(self._live, steps, strict=True):
+            flat[i] = step
+        return self._treedef.unflatten(flat)
+
+
+def finish(updates: Any, steps: Any, factors: Any) -> Any:
+    """Steps times a number each, in the dtypes of the updates."""
+
+    def one(update, step, factor):
+        return (factor * step).astype(jnp.result_type(update))
+
+    return jax.tree.map(one, updates, steps, factors)
+
+
+def _rows(x, rows):
+    # A slice where that will do: a program has one for every tensor and array.
+    return x[rows[0] : rows[0] + 1] if len(rows) == 1 else x[rows]
 
 
 def _join(trees):

@@ -22,7 +22,6 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from mulo import _accumulators as accumulators_lib
@@ -192,7 +191,7 @@ class VeLO(Rule):
             )
             return VeLOState(
                 count=jnp.zeros((), jnp.int32),
-                leaves=network_lib.init_leaves(self, params),
+                leaves=accumulators_lib.init_leaves(self, params),
                 loss=features.init_loss(),
                 hidden=hidden,
                 cell=cell,
@@ -208,17 +207,17 @@ class VeLO(Rule):
                 state.count,
                 loss_decays,
             )
-            grads, treedef = jax.tree.flatten(updates, is_leaf=inputs.is_masked)
-            states = accumulators_lib.by_leaf(treedef, state.leaves)
-            live = inputs.live(grads)
             count = optax.safe_increment(state.count)
-            if not live:
+            if not inputs.live(jax.tree.leaves(updates)):
                 return updates, state._replace(count=count, loss=new_loss)
-            stacks = network_lib.stacks(grads, treedef.flatten_up_to(params), states)
+            leaves = stacks_lib.Leaves(updates, params, state.leaves)
+            common = jnp.concatenate(
+                [features.progress(state.count / horizon), loss_features]
+            )
             controls, sizes, *memory = self._read(
                 theta["rnn_params"],
-                _features(stacks, state.count / horizon, loss_features),
-                _rows(stacks, live),
+                common,
+                leaves.per_tensor(_features),
                 (state.hidden, state.cell),
             )
             if self.use_bugged_next_lstm_state:
@@ -227,75 +226,46 @@ class VeLO(Rule):
                 theta["ff_mod_stack"], controls, self.interp_mult
             )
 
-            def step(grad, param, leaf, network):
+            def step(grad, param, leaf, network, size):
                 stepper = Stepper(bank.VELO, network, decays, self.exp_mult)
-                return stepper.step(grad, param, leaf)
-
-            steps, new = [], []
-            start = 0
-            for stack in stacks:
-                own = slice(start, start + len(stack.positions))
-                start = own.stop
-                direction, accumulators = stacks_lib.update(
-                    step, stack, jax.tree.map(lambda x, own=own: x[own], networks)
-                )
-                factors = -self.step_mult * sizes[own]
+                direction, new = stepper.step(grad, param, leaf)
+                factor = -self.step_mult * size
                 if self.param_scale_mult:
-                    factors = factors * network_lib.scale_of(stack.params)
-                steps.append(network_lib.times(factors, direction))
-                new.append(accumulators)
-            return network_lib.finish_steps(
-                updates, stacks, steps, multipliers
-            ), VeLOState(
-                count,
-                accumulators_lib.by_field(
-                    treedef, stacks_lib.split(stacks, new, states), state.leaves
-                ),
-                new_loss,
-                *memory,
-            )
+                    factor = factor * network_lib.scale_of(param)
+                return direction * factor, new
+
+            steps, leaves = leaves.step(step, networks, sizes)
+            steps = stacks_lib.finish(updates, steps, multipliers(updates))
+            return steps, VeLOState(count, leaves, new_loss, *memory)
 
         return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
-    def _read(self, params, x, rows, state):
+    def _read(self, params, common, tensors, state):
         """Run the LSTM.
 
         Args:
           params: Weights.
-          x: Features, (T, num_inputs), tensors in the order of the stacks.
-          rows: Where in the state each of them is, T integers.
-          state: ``hidden`` and ``cell``, (T, U), tensors in the order of the tree.
+          common: Features that all tensors share, (X,).
+          tensors: Features of each, (T, num_inputs - X).
+          state: ``hidden`` and ``cell``, (T, U).
 
         Returns:
-          Weights over the bank (T, C) and step sizes (T,) in the order of the stacks,
-          and the new ``hidden`` and ``cell`` in the order of the tree.
+          Weights over the bank (T, C), step sizes (T,), and the new ``hidden`` and
+          ``cell``.
         """
-        x = network_lib.mix_tensors(params, x)
-        hidden, cell = lstm_lib.lstm_step(params["rnn"], x, *(s[rows] for s in state))
+        # Sorted by name, as published.
+        common = jnp.broadcast_to(common[None], (len(tensors), len(common)))
+        x = network_lib.mix_tensors(params, jnp.concatenate([common, tensors], axis=1))
+        hidden, cell = lstm_lib.lstm_step(params["rnn"], x, *state)
         controls = lstm_lib.linear(params["rnn_to_controls"], hidden)
         sizes = lstm_lib.linear(params["step_size"], hidden)[:, 0]
-        back = np.argsort(rows)
-        return controls, sizes, hidden[back], cell[back]
+        return controls, sizes, hidden, cell
 
 
-def _rows(stacks, live):
-    """Rows of the LSTM's state in the order of the stacks."""
-    row_of = {position: row for row, position in enumerate(live)}
-    return np.asarray([row_of[i] for stack in stacks for i in stack.positions])
-
-
-def _features(stacks, fraction, loss_features):
-    """Inputs of the LSTM, (T, num_inputs), sorted by name as published."""
-    count = sum(len(stack.positions) for stack in stacks)
-    common = jnp.concatenate([features.progress(fraction), loss_features])
-    tensors = [
-        jnp.concatenate(
-            features.tensor_features(
-                stack.params, stack.states.momentum, stack.states.rms
-            ),
-            axis=1,
-        )
-        for stack in stacks
-    ]
-    common = jnp.broadcast_to(common[None], (count, common.shape[0]))
-    return jnp.concatenate([common, jnp.concatenate(tensors)], axis=1)
+def _features(stack):
+    """What the LSTM sees of each tensor, (L, num_inputs - NUM_COMMON)."""
+    params = jnp.asarray(stack.params, jnp.float32)
+    return jnp.concatenate(
+        features.tensor_features(params, stack.states.momentum, stack.states.rms),
+        axis=1,
+    )

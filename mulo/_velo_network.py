@@ -1,4 +1,4 @@
-"""What VeLO and Celo share: theta's parts, the bank of MLPs, laying steps over a tree.
+"""What VeLO and Celo share: theta's parts and the bank of MLPs.
 
 Axis names: T tensors, C MLPs in the bank (controls), U units of the LSTM.
 """
@@ -9,12 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mulo import _accumulators as accumulators
 from mulo import _feature_network as network_lib
 from mulo import _features as features
 from mulo import _lstm as lstm_lib
-from mulo import _rule_inputs as inputs
-from mulo import _stacks as stacks_lib
 
 Theta = Any
 
@@ -95,45 +92,7 @@ def mix(
     )
 
 
-def init_leaves(rule: Any, params: Any) -> Any:
-    """Zero accumulators for every leaf."""
-    momenta = len(rule.initial_momentum_decays)
-    return accumulators.init_tree(
-        accumulators.LeafState, params, lambda p: accumulators.init(p, momenta)
-    )
-
-
-def stacks(grads: Any, params: Any, states: Any) -> list[stacks_lib.Stack]:
-    """Stack the leaves there is something to do for: float32, gradients cleaned."""
-    live = inputs.live(grads)
-    clean, values = list(grads), list(params)
-    for i in live:
-        clean[i] = features.clean(grads[i])
-        values[i] = jnp.asarray(params[i], jnp.float32)
-    return stacks_lib.stacks(clean, values, states, live)
-
-
-def finish_steps(updates: Any, stacks: Any, steps: Any, multipliers: Any) -> Any:
-    """Lay stacked steps over the tree: μP factors, dtypes, zeros for empty leaves."""
-    grads, treedef = jax.tree.flatten(updates, is_leaf=inputs.is_masked)
-    flat = stacks_lib.split(stacks, steps, grads)
-    factors = treedef.flatten_up_to(multipliers(updates))
-    return treedef.unflatten(
-        [
-            grad
-            if inputs.is_masked(grad)
-            else (factor * jnp.asarray(step)).astype(jnp.result_type(grad))
-            for grad, step, factor in zip(grads, flat, factors, strict=True)
-        ]
-    )
-
-
-def scale_of(params: jax.Array) -> jax.Array:
-    """Root mean square of each of L tensors, (L,)."""
-    axes = tuple(range(1, params.ndim))
-    return jnp.sqrt(jnp.mean(jnp.square(params), axis=axes) + 1e-9)
-
-
-def times(factors: jax.Array, x: jax.Array) -> jax.Array:
-    """Multiply each of L tensors (L, *shape) by its factor (L,)."""
-    return x * factors.reshape(-1, *(1,) * (x.ndim - 1))
+def scale_of(param: jax.Array) -> jax.Array:
+    """Root mean square of a tensor."""
+    mean_square = jnp.mean(jnp.square(jnp.asarray(param, jnp.float32)))
+    return jnp.sqrt(mean_square + 1e-9)
