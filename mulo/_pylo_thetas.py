@@ -13,9 +13,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from mulo import _cards as cards
+from mulo import _features as features_lib
 from mulo import _legacy_thetas as legacy
 from mulo import _tensor_files as tensor_files
-from mulo import _features as features_lib
 from mulo._celo2 import Celo2
 from mulo._elo import ELO
 from mulo._features import GROUPS

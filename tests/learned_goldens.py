@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 
+import full_compile
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,7 +67,7 @@ def assert_follows(tx, arrays, steps, share):
     """
     start = params = {k: jnp.asarray(p) for k, p in arrays["params"].items()}
     state = tx.init(params)
-    update = jax.jit(tx.update)
+    update = full_compile.jit(tx.update)
     moved = dict.fromkeys(params, 0.0)
     for step in range(steps):
         grads = {name: g[step] for name, g in arrays["grads"].items()}

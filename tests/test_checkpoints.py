@@ -1,5 +1,6 @@
 import pathlib
 
+import full_compile
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -94,7 +95,7 @@ def released_steps(name):
     sp = pretrained.card["parametrization"] == "standard"
     tx = pretrained.transform(mup=None if sp else scalings, num_steps=10)
     state = tx.init(params)
-    update = jax.jit(tx.update)
+    update = full_compile.jit(tx.update)
     steps = {}
     for i in range(3):
         grads = {k: 0.1 * wave(s, 2.0 + i) for k, s in shapes.items()}

@@ -4,7 +4,6 @@ import functools
 import math
 import warnings
 
-import fast_compile
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,7 +50,7 @@ def theta_of(rule=RULE, seed=None, size=0.1):
 def compiled(rule):
     """A step of a rule: one program for every theta and horizon."""
 
-    @fast_compile.jit
+    @jax.jit
     def step(theta, num_steps, grads, state, params):
         tx = rule.transform(theta, mup=SCALINGS, num_steps=num_steps)
         updates, state = tx.update(grads, state, params)
@@ -72,7 +71,8 @@ def walk(rule, theta, grads, *, num_steps=10):
 
 
 def test_first_nominal_step_is_the_hand_computed_one():
-    grad = tree(1)
+    # No entry of its orthogonal matrices is near zero, where float32 ends at rtol=1e-4.
+    grad = tree(3)
     (step,), state = walk(RULE, theta_of(), [grad])
     # x = 1/10; the warm-up of 2 % of 10 steps is over; s = 1, for d = g and v = g².
     rate = 0.03 * (1.0 - 0.99 * 0.1)
@@ -224,7 +224,7 @@ def test_without_a_horizon_the_rate_is_constant():
     tx = RULE.transform(theta, mup=SCALINGS, schedule=None)
     params, sizes = tree(99), []
     state = tx.init(params)
-    update = fast_compile.jit(tx.update)
+    update = jax.jit(tx.update)
     for _ in range(25):
         updates, state = update(tree(1), state, params)
         sizes.append(float(jnp.abs(updates["gain"][0])))
@@ -251,7 +251,7 @@ def test_without_a_mup_tree_matrices_are_hidden():
     params = {"w": jnp.ones((2, 3, 4)), "b": jnp.zeros(4), "c": jnp.zeros(())}
     grads = jax.tree.map(lambda p: jnp.arange(1.0, p.size + 1).reshape(p.shape), params)
     tx = RULE.transform(theta_of(), num_steps=10)
-    updates, _ = fast_compile.jit(tx.update)(grads, tx.init(params))
+    updates, _ = jax.jit(tx.update)(grads, tx.init(params))
     rate = 0.03 * (1.0 - 0.99 * 0.1)
     matrix = newton_schulz.orthogonalize(grads["w"].reshape(6, 4))
     # RMS 1 times μP's √(4/6)/√6 is √(4/6) times the orthogonal matrix.
@@ -267,10 +267,10 @@ def test_copies_are_matrices_of_their_own():
     grads = jax.random.normal(jax.random.key(0), (2, 4, 3))
     theta = theta_of()
     stacked = RULE.transform(theta, mup=scaling, num_steps=10)
-    update = fast_compile.jit(stacked.update)
+    update = jax.jit(stacked.update)
     updates, _ = update({"w": grads}, stacked.init({"w": grads}))
     single = RULE.transform(theta, mup=one, num_steps=10)
-    update = fast_compile.jit(single.update)
+    update = jax.jit(single.update)
     for k in range(2):
         part = {"w": grads[k]}
         alone, _ = update(part, single.init(part))
@@ -313,7 +313,7 @@ def test_theta_and_horizon_may_be_mapped_over_and_steps_scanned():
     def stack(trees):
         return jax.tree.map(lambda *xs: jnp.stack(xs), *trees)
 
-    @fast_compile.jit
+    @jax.jit
     @jax.vmap
     def run(theta, num_steps):
         tx = RULE.transform(theta, mup=SCALINGS, num_steps=num_steps)
@@ -336,7 +336,7 @@ def test_masked_and_empty_leaves_do_not_exist_for_the_others():
     left_out = {"hidden": optax.MaskedNode(), "none": jnp.zeros((0, 4))}
     few = {name: tree(1)[name] for name in ("first", "gain")}
 
-    @fast_compile.jit
+    @jax.jit
     def step(grads):
         tx = RULE.transform(theta, num_steps=10)
         return tx.update(grads, tx.init(grads))
