@@ -7,6 +7,8 @@ VENV ?= .venv
 # The demo's size: "demo" (minutes) or "smoke" (seconds, to see whether it runs).
 VARIANT ?= demo
 PYTEST_ARGS ?=
+# QUICK=1 leaves out the tests named in tests/slow.txt.
+QUICK ?=
 # Test files run so many at a time: most of the time is XLA compiling on one core.
 TEST_JOBS ?= 2
 BENCH_ARGS ?=
@@ -32,8 +34,9 @@ demo: $(VENV)/.installed-train ## Meta-train on digits, evaluate at unseen width
 	$(BIN)/python -m evaluate --config=configs/evaluate/demo.py:$(VARIANT) \
 	  --theta=runs/$(VARIANT)/theta --workdir=runs/$(VARIANT)_eval
 
-test: $(VENV)/.installed-dev ## Run the tests; PYTEST_ARGS="-k mup" picks some.
-	$(BIN)/python -m pytest --numprocesses=$(TEST_JOBS) --dist=loadfile $(PYTEST_ARGS)
+test: $(VENV)/.installed-dev ## Run the tests; QUICK=1 the fast ones, PYTEST_ARGS="-k mup" some.
+	$(BIN)/python -m pytest --numprocesses=$(TEST_JOBS) --dist=loadfile \
+	  --no-loadscope-reorder $(if $(QUICK),--quick) $(PYTEST_ARGS)
 
 check: $(VENV)/.installed-dev ## Formatting, lint and types.
 	$(BIN)/ruff format --check .
