@@ -173,6 +173,10 @@ class TaskName:
         """Return the same task at another depth (fills in a template)."""
         return dataclasses.replace(self, depth=depth)
 
+    def twin(self) -> "TaskName":
+        """Return the same shapes in the other parametrization (μP or SP)."""
+        return dataclasses.replace(self, sp=not self.sp)
+
 
 def parse(name: str) -> TaskName:
     """Read a task name.

@@ -74,11 +74,12 @@ def test_at_depth_fills_a_template_without_a_depth():
     assert str(template.at_depth(4)) == "transformer-w64-d4-a1-pystdlib"
 
 
-def test_at_width_fills_a_template_without_a_width():
+def test_at_width_fills_a_template_and_twin_changes_only_the_parametrization():
     template = names.parse("mlp-d3-digits")
     assert template.width is None
     assert str(template.at_width(64)) == "mlp-w64-d3-digits"
-    assert str(template.at_width(64).at_width(32)) == "mlp-w32-d3-digits"
+    assert str(template.at_width(64).at_width(32).twin()) == "sp-mlp-w32-d3-digits"
+    assert template.twin().twin() == template
 
 
 @pytest.mark.parametrize(
