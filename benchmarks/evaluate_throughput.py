@@ -30,7 +30,8 @@ import optax
 
 import tasks
 from benchmarks import _harness
-from evaluate import engine, optimizers, training
+from evaluate.optimizers import names
+from evaluate.sweep import engine, training
 
 _TASK = "mlp-w{width}-d3-synthetic:8x8x1:10"
 _BATCH, _RATE = 128, 0.01
@@ -42,7 +43,7 @@ def loop(width: int, optimizer: str, steps: int) -> float:
     key = ("loop", width, optimizer)
     if key not in _made:
         task = _task(width)
-        tx = optimizers.build(optimizer, _RATE, scalings=task.scalings())
+        tx = names.build(optimizer, _RATE, scalings=task.scalings())
         arrays = jax.device_put(dict(task.dataset.arrays("train")))
 
         @jax.jit

@@ -26,7 +26,7 @@ import optax
 
 import tasks
 from benchmarks import _harness
-from evaluate import reference
+from evaluate.report import reference
 
 _BENCHMARK = "velodrome"
 # Their name of a task, ours, and examples per batch.

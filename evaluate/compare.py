@@ -23,13 +23,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from evaluate import (
-    comparisons,
-    matrices,
-    outcomes,
-    summary,
-    tables,
-)
+from evaluate.report import comparisons, matrices, outcomes, summary, tables
 from mulo import _files as files
 from mulo import _hints as hints
 from tasks import command
@@ -93,7 +87,7 @@ def compare(
       second: Likewise.
       line: A line of ``first``; None: all that both have.
       other: A line of ``second``; None: of the same name.
-      measure: A key of :data:`evaluate.matrices.MEASURES`.
+      measure: A key of :data:`evaluate.report.matrices.MEASURES`.
 
     Raises:
       ValueError: If a line is not there, or nothing is in common.

@@ -8,7 +8,7 @@
 Trains every width at every learning rate and compares where the minima lie: passed when
 the best rates of all widths are within one grid step of each other. Where one lies at
 an end of the grid, the minimum may lie beyond: that is inconclusive. The sweep's own
-cells are used (:mod:`evaluate.engine`), so a stopped run goes on where it was.
+cells are used (:mod:`evaluate.sweep.engine`), so a stopped run goes on where it was.
 Optimizers of the standard parametrization train the task's ``sp-`` twin. Learned rules
 that leave the step size to the user (Celo2, ELO) are checked like the others.
 
@@ -30,18 +30,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import tasks
-from evaluate import (
-    axes,
-    contenders,
-    coord_report,
-    engine,
-    optimizers,
-    plan,
-    schedules,
-    style,
-    tables,
-    worker,
-)
+from evaluate.coord_check import report
+from evaluate.optimizers import names, schedules
+from evaluate.report import style, tables
+from evaluate.sweep import axes, contenders, engine, plan, worker
 from mulo import _files as files
 from tasks import command
 
@@ -215,7 +207,7 @@ def run(
     """Train what is missing of a sweep with one optimizer; return the losses.
 
     Args:
-      config: As :meth:`evaluate.axes.SweepConfig.for_one` makes it.
+      config: As :meth:`evaluate.sweep.axes.SweepConfig.for_one` makes it.
       workdir: Gets ``cells/``.
       theta: Of a learned optimizer.
 
@@ -253,14 +245,14 @@ def _rates(texts: Sequence[str]) -> tuple[float, ...]:
 
 
 def _config() -> axes.SweepConfig:
-    widths = coord_report.parse_sizes("widths", _WIDTHS.value)
+    widths = report.parse_sizes("widths", _WIDTHS.value)
     rates = _rates(_RATES.value)
     if len(widths) < 2 or len(rates) < 3:
         raise ValueError(
             "widths must be two or more and learning_rates three or more, or nothing "
             f"can move; got {widths} and {rates}."
         )
-    if optimizers.get(_OPTIMIZER.value).step_size != "rate":
+    if names.get(_OPTIMIZER.value).step_size != "rate":
         raise ValueError(
             f"optimizer must be one with a learning rate to tune; {_OPTIMIZER.value!r} "
             "is used with the step it was meta-trained or made with."
@@ -286,7 +278,7 @@ def main() -> int:
     workdir = pathlib.Path(_WORKDIR.value)
     config = _config()
     transfer = run(config, workdir, _THETA.value)
-    sp = "sp-" if optimizers.get(_OPTIMIZER.value).standard else ""
+    sp = "sp-" if names.get(_OPTIMIZER.value).standard else ""
     title = f"{_OPTIMIZER.value} on {sp}{tasks.names.parse(_TASK.value)}"
     if _SCHEDULE.value != "constant":
         title += f", {_SCHEDULE.value}"

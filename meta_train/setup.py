@@ -25,7 +25,8 @@ from meta_train import (
 )
 from meta_train import workdir as workdir_lib
 from mulo import _provenance as provenance
-from tasks import augmentation, suites, tfds_sets
+from tasks import augmentation, suites
+from tasks.data import tfds_sets
 
 
 def build(config: Mapping[str, Any]) -> loop.MetaTrainer:

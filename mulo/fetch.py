@@ -23,10 +23,10 @@ from typing import Any
 
 from mulo import _files as files
 from mulo import _hints as hints
-from mulo import _pylo_thetas as pylo
-from mulo import _theta_files as theta_files
-from mulo._celo2 import Celo2
-from mulo._rule import Rule
+from mulo._learned.celo2 import Celo2
+from mulo._learned.rule import Rule
+from mulo._thetas import files as theta_files
+from mulo._thetas import pylo
 
 RECORD_NAME = "record.json"
 _TIMEOUT_SECS = 60

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mulo._rule import Rule
+from mulo._learned.rule import Rule
 
 HOW_TO_ADD = (
     "Install its head: pip install --no-deps "

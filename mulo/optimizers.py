@@ -18,24 +18,24 @@ import jax
 import optax
 
 from mulo import _hints as hints
-from mulo import _optax_rules as rules
-from mulo import _rule_inputs as inputs
-from mulo import _theta_files as theta_files
-from mulo._annealed_fc import AnnealedFC
-from mulo._celo import Celo, CeloAdam
-from mulo._celo2 import Celo2
-from mulo._elo import ELO
-from mulo._learned_adam import LearnedAdam
-from mulo._learned_muon import LearnedMuon
-from mulo._lstm_ff import LSTMFF
-from mulo._muon import muon
-from mulo._pretrained import Pretrained
-from mulo._rule import Rule
-from mulo._shampoo import shampoo
-from mulo._small_fc import SmallFC
-from mulo._soap import soap
-from mulo._state_dtype import with_state_dtype
-from mulo._velo import VeLO
+from mulo._checks import rule_inputs as inputs
+from mulo._designed import optax_rules as rules
+from mulo._designed.muon import muon
+from mulo._designed.shampoo import shampoo
+from mulo._designed.soap import soap
+from mulo._learned.annealed_fc import AnnealedFC
+from mulo._learned.celo import Celo, CeloAdam
+from mulo._learned.celo2 import Celo2
+from mulo._learned.elo import ELO
+from mulo._learned.learned_adam import LearnedAdam
+from mulo._learned.learned_muon import LearnedMuon
+from mulo._learned.lstm_ff import LSTMFF
+from mulo._learned.rule import Rule
+from mulo._learned.small_fc import SmallFC
+from mulo._learned.velo import VeLO
+from mulo._thetas import files as theta_files
+from mulo._thetas.pretrained import Pretrained
+from mulo._transforms.state_dtype import with_state_dtype
 
 # What becomes of gradient entries that are not finite: they count as zero (or as very
 # large, if infinite); the leaf they are in makes no step; or the leaf is lost. They

@@ -10,7 +10,6 @@ import importlib
 import os
 
 from tasks import data as data
-from tasks import data_names as data_names
 from tasks import names as names
 from tasks.base import Dataset as Dataset
 from tasks.base import Task as Task
@@ -18,12 +17,12 @@ from tasks.base import TaskFamily as TaskFamily
 
 # Imported on use: flax takes a second to import.
 _CLASSES = {
-    "mlp": ("tasks.mlp", "MLPTask"),
-    "mlpae": ("tasks.autoencoder", "MLPAutoencoderTask"),
-    "conv": ("tasks.conv", "ConvTask"),
-    "resnet": ("tasks.resnet", "ResNetTask"),
-    "vit": ("tasks.vit", "ViTTask"),
-    "transformer": ("tasks.transformer", "TransformerTask"),
+    "mlp": ("tasks.models.mlp", "MLPTask"),
+    "mlpae": ("tasks.models.autoencoder", "MLPAutoencoderTask"),
+    "conv": ("tasks.models.conv", "ConvTask"),
+    "resnet": ("tasks.models.resnet", "ResNetTask"),
+    "vit": ("tasks.models.vit", "ViTTask"),
+    "transformer": ("tasks.models.transformer", "TransformerTask"),
 }
 assert set(_CLASSES) == set(names.KINDS)
 

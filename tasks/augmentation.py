@@ -34,7 +34,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import flatten_util
 
-from tasks import activations, base, image_dataset
+from tasks import base
+from tasks.data import image_dataset
+from tasks.models import activations
 
 LEVELS = ("none", "global", "tensor", "parameter")
 

@@ -12,7 +12,7 @@ A task name is ``[sp-]<kind>-w<width>-d<depth>[-<option>...]-<data>``::
     mlp-w128+w512-d3-cifar10         two tasks, of width 128 and 512; see `expand`
 
 :data:`KINDS` lists the kinds and which options each takes, :data:`OPTIONS` how they are
-written, :mod:`tasks.data_names` the names of data sets. Nothing is opened here.
+written, :mod:`tasks.data.names` the names of data sets. Nothing is opened here.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from mulo import _hints as hints
-from tasks import data_names
+from tasks.data import names
 
 ACTIVATIONS = ("relu", "tanh", "gelu", "silu", "elu", "sigmoid")
 
@@ -68,7 +68,7 @@ OPTIONS: Mapping[str, Option] = {
 class Kind:
     """A kind of model."""
 
-    modality: data_names.Modality
+    modality: names.Modality
     options: tuple[str, ...]  # Keys of OPTIONS, in the order they are written.
     widths: tuple[int, ...]  # What a check over widths uses unless told.
     depths: tuple[int, ...] = (2, 4, 8, 16)  # Likewise over depths.
@@ -121,7 +121,7 @@ class TaskName:
     kind: str  # A key of KINDS.
     width: int | None  # Units per hidden layer; None in a template.
     depth: int | None  # Layers before the readout; None in a template.
-    data: data_names.DataName
+    data: names.DataName
     sp: bool = False  # Standard parametrization instead of μP.
     options: tuple[tuple[str, Any], ...] = ()  # (field, value), as the kind orders them
 
@@ -161,7 +161,7 @@ class TaskName:
         return "".join(f"-{OPTIONS[k].write(value)}" for k, value in self.options)
 
     @property
-    def modality(self) -> data_names.Modality:
+    def modality(self) -> names.Modality:
         """What the model reads: images or text."""
         return KINDS[self.kind].modality
 
@@ -207,7 +207,7 @@ def parse(name: str) -> TaskName:
         kind=kind,
         width=None if match["width"] is None else int(match["width"]),
         depth=None if match["depth"] is None else int(match["depth"]),
-        data=data_names.parse(data),
+        data=names.parse(data),
         sp=match["sp"] is not None,
         options=tuple(options.items()),
     )

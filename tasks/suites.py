@@ -19,7 +19,8 @@ import logging
 import os
 
 from mulo import _hints as hints
-from tasks import data, data_names, names
+from tasks import data, names
+from tasks.data import names as data_names
 
 FAST_VELO = ("mnist", "fashion_mnist", "cifar10", "svhn_cropped")
 _SUITES = ("fast_velo", "fast_velo:present")

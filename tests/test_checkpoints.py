@@ -1,11 +1,11 @@
 import pathlib
 
-import full_compile
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import full_compile
 
 import mulo
 import tasks

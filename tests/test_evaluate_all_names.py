@@ -3,14 +3,16 @@
 import csv
 import json
 
-import fast_compile
 import numpy as np
 import pytest
+from helpers import fast_compile
 
 from configs.evaluate import base
-from evaluate import axes, optimizers, report, run, training
+from evaluate.optimizers import names
+from evaluate.report import writing
+from evaluate.sweep import axes, run, training
 
-NAMES = tuple(optimizers.SPECS)
+NAMES = tuple(names.SPECS)
 # These compile for long, and their forms under μP, which are swept, are the same
 # program with other multipliers. Their updates: tests/test_evaluate_optimizers.py.
 SLOW = {"elo", "velo", "celo", "lstm_ff"}
@@ -46,7 +48,7 @@ def swept(tmp_path_factory):
     config.hyper.soap_blocked.block_size = 2  # A side of 4 would be one block.
     config.hyper.mu_soap_blocked.block_size = 2
     for name in SWEPT:
-        spec = optimizers.get(name)
+        spec = names.get(name)
         if spec.step_size == "rate":
             config.learning_rates[name] = (spec.coord_learning_rate,)
         # Decay of these hundredths would not show after three steps.
@@ -55,13 +57,13 @@ def swept(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("sweep")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "jax", fast_compile.Jax())
-        patch.setattr(report, "write", lambda workdir, study, values: workdir)
+        patch.setattr(writing, "write", lambda workdir, study, values: workdir)
         assert run.run(config, workdir) == 0
     return workdir
 
 
 def is_learned(name):
-    return optimizers.get(name).learned and name not in ("mulo", optimizers.THETA_INIT)
+    return names.get(name).learned and name not in ("mulo", names.THETA_INIT)
 
 
 def rows(workdir):
@@ -73,10 +75,10 @@ def test_every_name_trains_under_its_parametrization(swept):
     found = rows(swept)
     assert set(found) == set(SWEPT)
     for name, row in found.items():
-        sp = "sp-" if optimizers.get(name).standard else ""
+        sp = "sp-" if names.get(name).standard else ""
         assert row["task"] == f"{sp}mlp-w4-d2-synthetic:2x2x1:2"
         assert np.isfinite(float(row["final_valid_loss"])), name
-        assert bool(row["theta_sha256"]) == optimizers.get(name).learned
+        assert bool(row["theta_sha256"]) == names.get(name).learned
 
 
 def test_no_two_names_train_alike(swept):
@@ -103,12 +105,12 @@ def test_hyper_parameters_of_every_name_can_be_set_in_the_config(name):
     config = base.sweep()
     config.optimizers = (name,)
     config.tasks = ("mlp-d2-digits",)
-    spec = optimizers.get(name)
+    spec = names.get(name)
     assert dict(config.hyper.get(name, {})).keys() == spec.hyper.keys()
     for key in spec.hyper:
         config.hyper[name][key] += 1  # Locked: only what is declared, same type.
     settings = axes.SweepConfig.from_dict(config.to_dict())
-    resolved = optimizers.resolve_hyper(name, settings.hyper.get(name, {}))
+    resolved = names.resolve_hyper(name, settings.hyper.get(name, {}))
     for key, value in resolved.items():
         assert value == config.hyper[name][key]
     assert settings.grid(name) == spec.grid

@@ -1,7 +1,7 @@
 import dataclasses
 
 import pytest
-import sweep_parts
+from helpers import sweep_parts
 
 
 def points(config):

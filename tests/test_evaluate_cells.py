@@ -5,10 +5,10 @@ import shutil
 
 import numpy as np
 import pytest
-import sweep_parts
+from helpers import sweep_parts
 
 import tasks
-from evaluate import cells
+from evaluate.sweep import cells
 from mulo import _files as files
 
 PROGRAM = cells.Program(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from evaluate import comparisons, statistics
+from evaluate.report import comparisons, statistics
 
 SETTINGS: dict[str, Any] = {"num_samples": 500, "confidence": 0.95, "seed": 0}
 

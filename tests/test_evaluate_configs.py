@@ -7,7 +7,8 @@ import pytest
 
 import tasks
 from configs.evaluate import base
-from evaluate import axes, optimizers
+from evaluate.optimizers import names
+from evaluate.sweep import axes
 
 FOLDER = pathlib.Path(base.__file__).parent
 SUITES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "base")
@@ -30,7 +31,7 @@ def test_every_variant_is_a_valid_sweep(name, variant):
     settings = config.settings
     assert len(set(settings)) == len(settings) >= 1
     # Nobody has to fetch weights for a suite to run.
-    learned = {n for n in config.optimizers if optimizers.get(n).learned}
+    learned = {n for n in config.optimizers if names.get(n).learned}
     assert learned - {"mulo", "theta_init"} <= set(config.optional)
 
 

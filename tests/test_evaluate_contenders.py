@@ -4,12 +4,13 @@ import jax
 import msgpack
 import numpy as np
 import pytest
-import sweep_parts
-import theta_parts
+from helpers import sweep_parts, theta_parts
 
 import mulo
 import mulo.fetch
-from evaluate import contenders, optimizers, schedules
+from evaluate.optimizers import names as optimizers
+from evaluate.optimizers import schedules
+from evaluate.sweep import contenders
 
 SMALL_FC = mulo.SmallFC(hidden_size=4)
 VELO = mulo.VeLO(lstm_hidden_size=2, param_inits=1, param_scale_mult=False)

@@ -6,11 +6,12 @@ takes time is compiling each rule's step twice.
 
 from typing import Any
 
-import fast_compile
 import pytest
+from helpers import fast_compile
 
 import mulo
-from evaluate import coord_training, coordinates, null_models, optimizers, random_thetas
+from evaluate.coord_check import coordinates, training
+from evaluate.optimizers import names, null_models, random_thetas
 
 TASK = "mlp-d2-synthetic:4x4x1:3"
 MODELS: dict[str, Any] = {}
@@ -18,8 +19,8 @@ MODELS: dict[str, Any] = {}
 # tests/test_evaluate_coord_tasks.py.
 ELSEWHERE = {"mu_soap", "mu_sgd", "mu_adam", "mu_small_fc", "mulo"}
 # The theta of a learned rule before its meta-training is that of a learned rule.
-ELSEWHERE |= {optimizers.THETA_INIT}
-MUP = [n for n, s in optimizers.SPECS.items() if not s.standard and n not in ELSEWHERE]
+ELSEWHERE |= {names.THETA_INIT}
+MUP = [n for n, s in names.SPECS.items() if not s.standard and n not in ELSEWHERE]
 NULL = set(null_models.NULL_MODELS)
 # Cheap to compile; the others fail as well: docs/coordinate_checks.md.
 STANDARD = (
@@ -32,11 +33,11 @@ WIDTHS = {"mu_velo": (128, 512)}
 
 @pytest.fixture(autouse=True)
 def fast(monkeypatch):
-    monkeypatch.setattr(coord_training, "jax", fast_compile.Jax())
+    monkeypatch.setattr(training, "jax", fast_compile.Jax())
 
 
 def check(name, **changes):
-    spec = optimizers.get(name)
+    spec = names.get(name)
     settings: dict[str, Any] = {
         "task": f"sp-{TASK}" if spec.standard else TASK,
         "widths": WIDTHS.get(name, (32, 256)),
@@ -95,7 +96,7 @@ def test_soap_fails_unblocked_and_passes_in_blocks():
 
 
 def test_every_rule_has_a_coordinate_check_somewhere():
-    known = {*MUP, *ELSEWHERE} - {"mulo", optimizers.THETA_INIT} - NULL
+    known = {*MUP, *ELSEWHERE} - {"mulo", names.THETA_INIT} - NULL
     assert set(MUP) > NULL
     rules = {name.removeprefix("mu_") for name in known}
     assert rules == {*mulo.optimizers.names(), "soap_blocked"}

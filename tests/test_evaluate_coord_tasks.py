@@ -10,9 +10,10 @@ from typing import Any
 import jax
 import pytest
 
-from evaluate import coordinates, optimizers, random_thetas
+from evaluate.coord_check import coordinates
+from evaluate.optimizers import names, random_thetas
 from mulo import mup
-from tasks import blocks
+from tasks.models import blocks
 
 TEXT, IMAGES = "synthetic_text:16", "synthetic:4x4x1:3"
 RANDOM = random_thetas.pretrained()
@@ -64,7 +65,7 @@ def test_its_standard_twin_fails(task, optimizer):
 
 def give_role(monkeypatch, path, role):
     """Make the optimizer take one leaf for something else; return where it did."""
-    build = optimizers.build
+    build = names.build
     found = []
 
     def replaced(leaf_path, scaling):
@@ -79,7 +80,7 @@ def give_role(monkeypatch, path, role):
         )
         return build(*args, scalings=scalings, **kwargs)
 
-    monkeypatch.setattr(optimizers, "build", wrong)
+    monkeypatch.setattr(names, "build", wrong)
     return found
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import tasks
-from evaluate import coord_report, coordinates, random_thetas
+from evaluate.coord_check import coordinates, report
+from evaluate.optimizers import random_thetas
 
 ROOT = pathlib.Path(__file__).parent.parent
 TASK = "mlp-d2-synthetic:4x4x1:3"
@@ -79,7 +80,7 @@ def test_growth_and_shrinking_are_told_apart_by_the_threshold():
     result = made_up([0.31, -0.31, 0.29])
     assert result.growing == ("a",)
     assert result.shrinking == ("b",)
-    text = coord_report.describe(result)
+    text = report.describe(result)
     assert "FAILED: the change of a grows faster than width^0.3" in text
     assert "shrinks (warning)" in text
     values = json.loads(result.to_json())
@@ -110,7 +111,7 @@ def test_too_few_sizes_seeds_or_steps_are_doubted():
 def test_doubts_are_printed_below_the_verdict():
     result = made_up([0.0])
     config = dataclasses.replace(result.config, num_seeds=1)
-    text = coord_report.describe(dataclasses.replace(result, config=config))
+    text = report.describe(dataclasses.replace(result, config=config))
     assert text.index("passed: ") < text.index("Warning: one seed shows no spread")
     assert ", 1 seed: RMS" in text
 
@@ -119,7 +120,7 @@ def test_infinite_slopes_are_null_in_json():
     result = made_up([np.inf, 0.0])
     assert result.growing == ("a",)
     assert json.loads(result.to_json())["slope_by_layer"]["a"] is None
-    assert coord_report.png(result)[:4] == b"\x89PNG"
+    assert report.png(result)[:4] == b"\x89PNG"
 
 
 def test_an_optimizer_that_moves_nothing_proves_nothing():
@@ -157,8 +158,8 @@ def test_configurations_that_make_no_sense_are_errors(changes, message):
 
 def test_sizes_that_are_no_numbers_are_an_error():
     with pytest.raises(ValueError, match=r"depths must be whole .* 32,64; got '6x'"):
-        coord_report.parse_sizes("depths", ["8", "6x"])
-    assert coord_report.parse_sizes("depths", None) == ()
+        report.parse_sizes("depths", ["8", "6x"])
+    assert report.parse_sizes("depths", None) == ()
 
 
 @pytest.mark.parametrize(
@@ -195,7 +196,7 @@ def test_a_check_against_depth_compares_what_all_depths_have():
     assert (result.changes[:, :, 1:] > 0).all()
     values = json.loads(result.to_json())
     assert (values["axis"], values["sizes"]) == ("depth", [2, 4])
-    text = coord_report.describe(result)
+    text = report.describe(result)
     assert " d2 " in text
     assert "grows faster than depth^0.3" in text
 
@@ -216,8 +217,8 @@ def test_models_are_shared_between_optimizers_and_give_the_same_result():
 
 
 def test_shown_steps_are_powers_of_two_and_the_last():
-    assert coord_report.shown_steps(10) == [1, 2, 4, 8, 10]
-    assert coord_report.shown_steps(8) == [1, 2, 4, 8]
+    assert report.shown_steps(10) == [1, 2, 4, 8, 10]
+    assert report.shown_steps(8) == [1, 2, 4, 8]
 
 
 def command(folder, *more):

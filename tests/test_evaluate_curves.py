@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from evaluate import curves
+from evaluate.sweep import curves
 
 
 def test_trailing_mean_by_hand():

@@ -2,12 +2,11 @@ import os
 import pathlib
 from typing import Any
 
-import fast_compile
 import numpy as np
 import pytest
-import sweep_parts
+from helpers import fast_compile, sweep_parts
 
-from evaluate import contenders, engine, plan, training, worker
+from evaluate.sweep import contenders, engine, plan, training, worker
 
 GRID = (0.1, 1.0)
 CHANGES = {

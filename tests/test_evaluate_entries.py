@@ -1,9 +1,10 @@
 import math
 
 import pytest
-import sweep_parts
+from helpers import sweep_parts
 
-from evaluate import cells, engine, entries, plan
+from evaluate.report import entries
+from evaluate.sweep import cells, engine, plan
 
 
 def collect(config, loss, folder, entered=None, keep=lambda cell: True):

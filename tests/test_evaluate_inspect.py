@@ -5,23 +5,25 @@ import subprocess
 import sys
 from xml.etree import ElementTree
 
-import fast_compile
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import fast_compile
 
 import mulo
-from evaluate import inspection, inspection_report, optimizers, style
+from evaluate.inspect import measures, report
+from evaluate.optimizers import names
+from evaluate.report import style
 
 ROOT = pathlib.Path(__file__).parent.parent
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(inspection, "jax", fast_compile.Jax())
-    monkeypatch.setattr(inspection, "_HISTORY_STEPS", 30)
-    monkeypatch.setattr(inspection, "_SCALE_STEPS", 4)
+    monkeypatch.setattr(measures, "jax", fast_compile.Jax())
+    monkeypatch.setattr(measures, "_HISTORY_STEPS", 30)
+    monkeypatch.setattr(measures, "_SCALE_STEPS", 4)
 
 
 def pretrained(rule, theta=None):
@@ -34,7 +36,7 @@ def learned_adam(**fields):
 
 def test_learned_adam_steps_by_its_rate_along_a_constant_gradient():
     held = (-2.0, -0.5, 0.5, 2.0)
-    found = inspection.inspect(
+    found = measures.inspect(
         learned_adam(initial_learning_rate=0.25), 60, varied=held, fixed=held
     )
     for slices in (found.against_gradient, found.against_history):
@@ -52,7 +54,7 @@ def test_learned_adam_steps_by_its_rate_along_a_constant_gradient():
 def test_a_slice_moves_one_entry_only_and_is_adams_own_formula():
     b1, b2, past, now, steps = 0.5, 0.9, 1.0, -3.0, 30
     rule = learned_adam(initial_learning_rate=1.0, initial_b1=b1, initial_b2=b2)
-    found = inspection.inspect(rule, steps + 1, varied=(now,), fixed=(past,))
+    found = measures.inspect(rule, steps + 1, varied=(now,), fixed=(past,))
     assert found.history_steps == steps
     mean = b1 * (1 - b1**steps) * past + (1 - b1) * now
     square = b2 * (1 - b2**steps) * past**2 + (1 - b2) * now**2
@@ -62,7 +64,7 @@ def test_a_slice_moves_one_entry_only_and_is_adams_own_formula():
 
 
 def test_learned_adam_does_not_see_the_scale_of_gradients_and_averages_over_time():
-    found = inspection.inspect(learned_adam(initial_learning_rate=0.25), 60)
+    found = measures.inspect(learned_adam(initial_learning_rate=0.25), 60)
     for leaf in "wb":
         assert found.over_scale.ratio(leaf) == pytest.approx(1.0, abs=1e-4)
         first, *_, last = found.over_time.rms[leaf]
@@ -88,15 +90,15 @@ class Sgd:
 
 
 def test_a_rule_without_a_state_follows_the_gradient_and_its_scale(monkeypatch):
-    monkeypatch.setattr(inspection, "decays_of", lambda rule, theta: ())
+    monkeypatch.setattr(measures, "decays_of", lambda rule, theta: ())
     sgd = Sgd()
     sgd.rule = sgd.theta = None
-    found = inspection.inspect(sgd, 5)
-    minus = -np.asarray(inspection.VARIED, np.float32)
+    found = measures.inspect(sgd, 5)
+    minus = -np.asarray(measures.VARIED, np.float32)
     assert (found.against_gradient.updates == minus).all()
     np.testing.assert_array_equal(
         found.against_history.updates,
-        np.tile(-np.float32(inspection.FIXED)[:, None], (1, len(minus))),
+        np.tile(-np.float32(measures.FIXED)[:, None], (1, len(minus))),
     )
     assert found.over_scale.ratio("w") == pytest.approx(1e12, rel=1e-3)
     assert found.over_time.rms["w"] == pytest.approx(1.0, abs=0.1)
@@ -105,18 +107,18 @@ def test_a_rule_without_a_state_follows_the_gradient_and_its_scale(monkeypatch):
 def test_decays_are_those_of_the_theta_and_else_of_the_rule():
     rule = mulo.SmallFC(hidden_size=4, initial_momentum_decays=(0.9, 0.99, 0.8))
     theta = rule.init(jax.random.key(0))
-    fresh = {d.name: d for d in inspection.decays_of(rule, theta)}
+    fresh = {d.name: d for d in measures.decays_of(rule, theta)}
     assert fresh["momentum"].values == (0.9, 0.99, 0.8)
     assert fresh["rms"].values == (0.999,)
     assert all(d.learned for d in fresh.values())
     # Offsets of log 2 / 10 double what a decay forgets.
     theta["adafactor_decays"] += jnp.log(2.0) / 10
-    moved = {d.name: d.values for d in inspection.decays_of(rule, theta)}
+    moved = {d.name: d.values for d in measures.decays_of(rule, theta)}
     assert moved["adafactor"] == pytest.approx((0.8, 0.98, 0.998), rel=1e-6)
     assert list(moved) == ["momentum", "rms", "adafactor"]
 
     adam = mulo.LearnedAdam(initial_b1=0.8, initial_b2=0.95)
-    found = inspection.decays_of(adam, adam.init(jax.random.key(0)))
+    found = measures.decays_of(adam, adam.init(jax.random.key(0)))
     assert {d.name: d.values for d in found} == {
         "matrix beta1": (0.8,),
         "matrix beta2": (0.95,),
@@ -126,14 +128,14 @@ def test_decays_are_those_of_the_theta_and_else_of_the_rule():
     assert all(d.learned for d in found)
 
     elo = mulo.ELO(hidden_size=4)
-    fixed = inspection.decays_of(elo, elo.init(jax.random.key(0)))
+    fixed = measures.decays_of(elo, elo.init(jax.random.key(0)))
     assert [d.learned for d in fixed] == [False] * 3
-    assert fixed[0] == inspection.Decay("momentum", (0.9, 0.99, 0.999), False)
+    assert fixed[0] == measures.Decay("momentum", (0.9, 0.99, 0.999), False)
 
 
 def test_too_few_steps_are_refused():
     with pytest.raises(ValueError, match="steps must be >= 2, got 1"):
-        inspection.inspect(learned_adam(), 1)
+        measures.inspect(learned_adam(), 1)
 
 
 # One of each kind: the others share the code of these, and compile for long.
@@ -141,44 +143,44 @@ def test_too_few_steps_are_refused():
     "name", ["learned_adam", "learned_muon", "small_fc", "celo2", "velo"]
 )
 def test_learned_rules_of_every_kind_can_be_inspected(name, monkeypatch):
-    monkeypatch.setattr(inspection, "_HISTORY_STEPS", 2)
-    got, theta = inspection_report.load("random", name)
+    monkeypatch.setattr(measures, "_HISTORY_STEPS", 2)
+    got, theta = report.load("random", name)
     assert got == name
-    found = inspection.inspect(theta, 12, varied=(-1.0, 1.0), fixed=(0.0, 1.0))
+    found = measures.inspect(theta, 12, varied=(-1.0, 1.0), fixed=(0.0, 1.0))
     for slices in (found.against_gradient, found.against_history):
         assert np.isfinite(slices.updates).all()
     assert np.ptp(found.against_history.updates) > 0
     for curve in (found.over_time, found.over_scale):
         assert all((rms > 0).all() for rms in curve.rms.values())
     assert found.decays
-    text = inspection_report.describe(found, "title")
+    text = report.describe(found, "title")
     learned = name in ("small_fc", "learned_adam")
     assert ("decays per step, learned: none" in text) == (not learned)
-    json.dumps(inspection_report.values(found), allow_nan=False)
+    json.dumps(report.values(found), allow_nan=False)
 
 
 def test_what_is_not_finite_is_null_and_still_drawn():
     nothing = np.full((1, 2), np.nan)
-    slices = inspection.Slices((0.0,), (-1.0, 1.0), nothing)
-    curve = inspection.Curve((1, 2), {"w": nothing[0], "b": np.zeros(2)})
-    decays = (inspection.Decay("momentum", (1.5, -0.5), True),)
-    found = inspection.Inspection(3, slices, slices, curve, curve, decays)
-    values = inspection_report.values(found, optimizer="x")
+    slices = measures.Slices((0.0,), (-1.0, 1.0), nothing)
+    curve = measures.Curve((1, 2), {"w": nothing[0], "b": np.zeros(2)})
+    decays = (measures.Decay("momentum", (1.5, -0.5), True),)
+    found = measures.Inspection(3, slices, slices, curve, curve, decays)
+    values = report.values(found, optimizer="x")
     assert values["optimizer"] == "x"
     assert values["against_gradient"]["update_by_history"] == [[None, None]]
     assert values["over_scale"]["max_over_min"] == {"w": None, "b": None}
-    assert style.png(inspection_report.draw(found, "title"))[:4] == b"\x89PNG"
+    assert style.png(report.draw(found, "title"))[:4] == b"\x89PNG"
 
 
 def test_a_theta_is_loaded_for_its_own_rule(tmp_path):
     rule = mulo.Celo2(hidden_size=4, orthogonalize=False)
     mulo.save(tmp_path, rule, rule.init(jax.random.key(0)))
-    assert inspection_report.load(str(tmp_path), None)[0] == "celo2_base"
+    assert report.load(str(tmp_path), None)[0] == "celo2_base"
     with pytest.raises(
         ValueError, match="another rule than celo2: it is for celo2_base"
     ):
-        inspection_report.load(str(tmp_path), "celo2")
-    assert inspection_report.load("random", None)[0] == "small_fc"
+        report.load(str(tmp_path), "celo2")
+    assert report.load("random", None)[0] == "small_fc"
 
 
 def command(out, *more):
@@ -207,7 +209,7 @@ def test_the_command_writes_plots_and_numbers_and_prints_a_table(tmp_path):
     ]
     values = json.loads((out / "inspect.json").read_text())
     assert values["optimizer"] == "learned_adam"
-    assert values["theta_sha256"] == optimizers.fingerprint(mulo.load(theta))
+    assert values["theta_sha256"] == names.fingerprint(mulo.load(theta))
     assert values["over_time"]["step"] == [1, 3]
     assert values["over_time"]["update_rms"]["w"][0] == pytest.approx(0.25, rel=1e-4)
     assert np.shape(values["against_gradient"]["update_by_history"]) == (5, 25)
@@ -227,7 +229,7 @@ def test_the_command_writes_plots_and_numbers_and_prints_a_table(tmp_path):
 )
 def test_thetas_and_optimizers_that_do_not_fit_are_refused(theta, optimizer, message):
     with pytest.raises(ValueError, match=message):
-        inspection_report.load(theta, optimizer)
+        report.load(theta, optimizer)
 
 
 @pytest.mark.parametrize(
@@ -249,6 +251,6 @@ def test_a_theta_made_under_mup_is_inspected_in_the_standard_parametrization():
     rule = mulo.LearnedAdam(initial_learning_rate=0.25)
     theta = rule.init(jax.random.key(0))
     made = mulo.Pretrained(rule, theta, {"parametrization": "mup"})
-    found = inspection.inspect(made, 3)
-    plain = inspection.inspect(mulo.Pretrained(rule, theta, {}), 3)
+    found = measures.inspect(made, 3)
+    plain = measures.inspect(mulo.Pretrained(rule, theta, {}), 3)
     assert repr(found) == repr(plain)

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 import mulo
-from evaluate import axes, lr_transfer, style
+from evaluate import lr_transfer
+from evaluate.report import style
+from evaluate.sweep import axes
 
 ROOT = pathlib.Path(__file__).parent.parent
 RATES = (0.1, 0.2, 0.4)

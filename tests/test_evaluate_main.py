@@ -13,7 +13,7 @@ import time
 import polars
 import pytest
 
-from evaluate import tables
+from evaluate.report import tables
 
 ROOT = pathlib.Path(__file__).parent.parent
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import mulo
-from evaluate import null_models, optimizers
+from evaluate.optimizers import names, null_models
 
 # Two hidden matrices under base width 1, with what surrounds them.
 SMALL = {"in": (3, 1), "w": (1, 1), "b": (1,), "out": (1, 2)}
@@ -89,7 +89,7 @@ def test_null_models_take_a_schedule():
 
 @pytest.mark.parametrize("name", ["null_adam", "null_muon"])
 def test_null_models_have_one_rate(name):
-    spec = optimizers.get(name)
+    spec = names.get(name)
     assert spec.kind == "null"
     assert spec.grid == (null_models.LEARNING_RATES[name],)
     assert spec.schedule == "cosine"

@@ -1,14 +1,14 @@
 import dataclasses
 
-import fast_compile
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import fast_compile
 
 import mulo
-from evaluate import optimizers, random_thetas
+from evaluate.optimizers import names, random_thetas
 
 RULE = mulo.SmallFC(hidden_size=4)
 PRETRAINED = mulo.Pretrained(RULE, RULE.init(jax.random.key(0)), {})
@@ -20,9 +20,9 @@ SCALINGS = mulo.mup.infer({"w": jnp.zeros((1, 1)), "b": jnp.zeros(1)}, PARAMS)
 def second_update(name, rate, scalings=None, **changes):
     """SOAP's first update is zero."""
     pretrained = None
-    if optimizers.get(name).learned:
+    if names.get(name).learned:
         pretrained = random_thetas.pretrained(name)
-    transform = optimizers.build(
+    transform = names.build(
         name, rate, scalings=scalings, pretrained=pretrained, num_steps=10, **changes
     )
     state = transform.init(PARAMS)
@@ -31,9 +31,9 @@ def second_update(name, rate, scalings=None, **changes):
     return transform.update(GRADS, state, PARAMS, value=loss)[0]
 
 
-@pytest.mark.parametrize("name", list(optimizers.SPECS))
+@pytest.mark.parametrize("name", list(names.SPECS))
 def test_a_traced_learning_rate_gives_the_same_update(name):
-    scalings = None if optimizers.get(name).standard else SCALINGS
+    scalings = None if names.get(name).standard else SCALINGS
     expected = fast_compile.jit(lambda: second_update(name, 0.01, scalings))()
     found = fast_compile.jit(lambda rate: second_update(name, rate, scalings))(0.01)
     # Schedule-free's update is a difference of parameters: one ulp of 3 is 2.4e-7.
@@ -47,15 +47,15 @@ def test_a_traced_learning_rate_gives_the_same_update(name):
 
 def test_every_rule_has_a_name_under_each_parametrization():
     for rule in mulo.optimizers.names():
-        assert optimizers.get(rule).standard
-        assert not optimizers.get(f"mu_{rule}").standard
-    assert not optimizers.get("mulo").standard
+        assert names.get(rule).standard
+        assert not names.get(f"mu_{rule}").standard
+    assert not names.get("mulo").standard
 
 
 def test_hyper_parameters_arrive_as_the_rule_wants_them():
-    spec = optimizers.get("mu_soap_blocked")
+    spec = names.get("mu_soap_blocked")
     assert spec.hyper["block_size"] == 16
-    hyper = optimizers.resolve_hyper(spec.name, {"block_size": 2.0})
+    hyper = names.resolve_hyper(spec.name, {"block_size": 2.0})
     assert type(hyper["block_size"]) is int
     found = second_update("mu_soap_blocked", 0.01, SCALINGS, hyper=hyper)
     rule = mulo.soap(0.01, mup=SCALINGS, block_size=2)
@@ -87,25 +87,25 @@ def test_unknown_names_get_the_nearest_and_the_list():
     with pytest.raises(
         ValueError, match=r"mulo, .*; got 'mu_adm'; did you mean 'mu_adam'"
     ):
-        optimizers.get("mu_adm")
+        names.get("mu_adm")
 
 
 def test_unknown_hyper_parameters_get_the_nearest():
     with pytest.raises(ValueError, match=r"adamw\.weightdecay .*'weight_decay'"):
-        optimizers.resolve_hyper("adamw", {"weightdecay": 0.1})
+        names.resolve_hyper("adamw", {"weightdecay": 0.1})
 
 
 def test_learned_optimizers_without_theta_are_an_error():
     with pytest.raises(ValueError, match=r"'mulo' needs a theta; give --theta"):
-        optimizers.build("mulo", 1.0, scalings=None)
+        names.build("mulo", 1.0, scalings=None)
 
 
 def test_the_fingerprint_depends_on_theta_and_on_the_rule():
     same = mulo.Pretrained(RULE, jax.tree.map(jnp.copy, PRETRAINED.theta), {"x": 1})
-    assert optimizers.fingerprint(same) == optimizers.fingerprint(PRETRAINED)
+    assert names.fingerprint(same) == names.fingerprint(PRETRAINED)
     moved = jax.tree.map(lambda x: x + 1e-6, PRETRAINED.theta)
     changed = dataclasses.replace(RULE, step_mult=0.5)
     others = [mulo.Pretrained(RULE, moved, {})]
     others.append(mulo.Pretrained(changed, PRETRAINED.theta, {}))
     for other in others:
-        assert optimizers.fingerprint(other) != optimizers.fingerprint(PRETRAINED)
+        assert names.fingerprint(other) != names.fingerprint(PRETRAINED)

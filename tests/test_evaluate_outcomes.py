@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from evaluate import outcomes
+from evaluate.report import outcomes
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,10 @@
 import math
 
 import pytest
-import sweep_parts
+from helpers import sweep_parts
 
 import tasks
-from evaluate import plan
+from evaluate.sweep import plan
 
 
 def best_at(rate):

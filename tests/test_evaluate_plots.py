@@ -5,10 +5,10 @@ import itertools
 
 import numpy as np
 import pytest
-import report_parts
+from helpers import report_parts
 from PIL import Image
 
-from evaluate import charts, figures, plots, style, summary
+from evaluate.report import charts, figures, plots, style, summary
 
 
 @pytest.fixture(scope="module")

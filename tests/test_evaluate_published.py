@@ -1,7 +1,7 @@
 import pytest
 
 import tasks
-from evaluate import optimizers, published
+from evaluate.optimizers import names, published
 
 
 def find(optimizer, task):
@@ -42,4 +42,4 @@ def test_what_nobody_published_is_none(optimizer, task):
 def test_published_hyper_parameters_are_the_optimizers():
     for name, rows in published._TABLE.items():
         for row in rows.values():
-            optimizers.resolve_hyper(name, row.hyper)
+            names.resolve_hyper(name, row.hyper)

@@ -1,7 +1,7 @@
 import pytest
-import sweep_parts
+from helpers import sweep_parts
 
-from evaluate import ranges
+from evaluate.report import ranges
 
 (SETTING,) = sweep_parts.config(widths=(8,)).settings  # Depth 1, 20 steps.
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import tasks
-from evaluate import cells, readings
+from evaluate.sweep import cells, readings
 
 PROGRAM = cells.Program(
     task=tasks.names.parse("mlp-w8-d1-synthetic:4x4x1:10"),

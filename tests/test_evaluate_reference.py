@@ -3,10 +3,10 @@ import math
 
 import numpy as np
 import pytest
-import sweep_parts
+from helpers import sweep_parts
 
 import tasks
-from evaluate import reference
+from evaluate.report import reference
 
 THEIRS = "ImageMLP_FashionMnist8_Relu32"
 OURS = reference.TASKS[THEIRS]

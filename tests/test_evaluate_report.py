@@ -8,12 +8,11 @@ import json
 import math
 import re
 
-import browser
 import pytest
-import report_parts
+from helpers import browser, report_parts
 from PIL import Image
 
-from evaluate import report, summary
+from evaluate.report import summary, writing
 
 SUBJECT = report_parts.CONTENDERS[0][0]
 
@@ -78,7 +77,7 @@ def values_of(study, **changes):
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     study = report_parts.study()
-    path = report.write(folder, study, values_of(study))
+    path = writing.write(folder, study, values_of(study))
     assert path == folder / "report.html"
     return folder
 
@@ -196,8 +195,8 @@ def test_many_warnings_are_folded(tmp_path):
     study = small_study()
     few = values_of_small(study, warnings=[f"warning {i}" for i in range(5)])
     many = values_of_small(study, warnings=[f"warning {i}" for i in range(6)])
-    assert "6 warnings</summary>" not in report.write(tmp_path, study, few).read_text()
-    assert "6 warnings</summary>" in report.write(tmp_path, study, many).read_text()
+    assert "6 warnings</summary>" not in writing.write(tmp_path, study, few).read_text()
+    assert "6 warnings</summary>" in writing.write(tmp_path, study, many).read_text()
 
 
 def small_study(names=report_parts.CONTENDERS[:2], **kwargs):
@@ -218,7 +217,7 @@ def values_of_small(study, **changes):
 def test_equal_input_gives_equal_bytes(tmp_path):
     study = small_study()
     for name in ("one", "two"):
-        report.write(tmp_path / name, study, values_of_small(study))
+        writing.write(tmp_path / name, study, values_of_small(study))
     paths = [p for p in (tmp_path / "one").rglob("*") if p.is_file()]
     assert len(paths) > 10
     for path in paths:
@@ -238,12 +237,12 @@ def test_equal_input_gives_equal_bytes(tmp_path):
 )
 def test_a_report_needs_no_particular_optimizer(tmp_path, names):
     study = small_study(names)
-    Parsed(report.write(tmp_path, study, values_of_small(study)).read_text())
+    Parsed(writing.write(tmp_path, study, values_of_small(study)).read_text())
 
 
 def test_tasks_without_classes_have_no_accuracy(tmp_path):
     study = small_study(chance_loss=None)
-    page = report.write(tmp_path, study, values_of_small(study)).read_text()
+    page = writing.write(tmp_path, study, values_of_small(study)).read_text()
     assert '<th scope="col">accuracy</th>' not in page
 
 
@@ -264,15 +263,15 @@ def test_where_everything_diverged_there_is_still_a_report(tmp_path):
         for c in study.rate_curves
     )
     study = dataclasses.replace(study, entries=ill, rate_curves=curves)
-    page = report.write(tmp_path, study, values_of_small(study)).read_text()
+    page = writing.write(tmp_path, study, values_of_small(study)).read_text()
     assert page.count("✕ 1 of 1") == len(ill)
 
 
 def test_values_survive_json(tmp_path):
     study = small_study()
     values = json.loads(json.dumps(values_of_small(study), allow_nan=False))
-    report.write(tmp_path / "one", study, values)
-    report.write(tmp_path / "two", study, values_of_small(study))
+    writing.write(tmp_path / "one", study, values)
+    writing.write(tmp_path / "two", study, values_of_small(study))
     pages = [(tmp_path / x / "report.html").read_bytes() for x in ("one", "two")]
     assert pages[0] == pages[1]
 

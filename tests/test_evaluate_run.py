@@ -1,12 +1,12 @@
 import csv
 import json
 
-import fast_compile
 import polars
 import pytest
-import sweep_parts
+from helpers import fast_compile, sweep_parts
 
-from evaluate import report, run, tables, training
+from evaluate.report import tables, writing
+from evaluate.sweep import run, training
 from mulo import _files as files
 
 GRID = (0.1, 1.0)
@@ -26,7 +26,7 @@ def fast():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "jax", fast_compile.Jax())
-        patch.setattr(report, "write", write)
+        patch.setattr(writing, "write", write)
         yield
 
 

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from evaluate import optimizers, schedules
+from evaluate.optimizers import names, schedules
 
 
 def values(name, num_steps, *steps):
@@ -58,7 +58,7 @@ def test_runs_of_a_few_steps_have_positive_factors_up_to_one(name, num_steps):
 
 def test_a_schedule_multiplies_the_learning_rate_of_every_step():
     params = {"w": jnp.ones((2, 2))}
-    transform = optimizers.build(
+    transform = names.build(
         "sgd",
         0.5,
         scalings=None,
@@ -75,8 +75,8 @@ def test_a_schedule_multiplies_the_learning_rate_of_every_step():
 
 
 def test_the_default_is_cosine_for_hand_designed_rules_and_what_learned_ones_know():
-    found = {name: spec.schedule for name, spec in optimizers.SPECS.items()}
-    for name, spec in optimizers.SPECS.items():
+    found = {name: spec.schedule for name, spec in names.SPECS.items()}
+    for name, spec in names.SPECS.items():
         if spec.step_size == "lambda" or name == "theta_init":
             assert found.pop(name) == "constant", name
     for name in ("schedule_free_adamw", "mu_schedule_free_adamw"):
@@ -87,9 +87,9 @@ def test_the_default_is_cosine_for_hand_designed_rules_and_what_learned_ones_kno
 
 @pytest.mark.parametrize("name", ["schedule_free_adamw", "mu_schedule_free_adamw"])
 def test_schedule_free_takes_no_schedule(name):
-    optimizers.check_schedule(name, "constant")
+    names.check_schedule(name, "constant")
     with pytest.raises(ValueError, match=rf"^{name} takes the place of a schedule"):
-        optimizers.check_schedule(name, "wsd")
+        names.check_schedule(name, "wsd")
 
 
 def test_unknown_schedules_and_runs_without_steps_are_errors():
@@ -100,4 +100,4 @@ def test_unknown_schedules_and_runs_without_steps_are_errors():
     with pytest.raises(ValueError, match="num_steps must be at least 1, got 0"):
         schedules.factor("cosine", 0)
     with pytest.raises(ValueError, match="'cosine' needs num_steps"):
-        optimizers.build("sgd", 0.5, scalings=None, schedule="cosine")
+        names.build("sgd", 0.5, scalings=None, schedule="cosine")

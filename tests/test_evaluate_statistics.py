@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from evaluate import statistics
+from evaluate.report import statistics
 
 SETTINGS: dict[str, Any] = {"num_samples": 500, "confidence": 0.95, "seed": 0}
 

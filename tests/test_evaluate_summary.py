@@ -4,11 +4,13 @@ import math
 
 import numpy as np
 import pytest
-import sweep_parts
+from helpers import sweep_parts
 
 import mulo
-from evaluate import curves, entries, optimizers, summary, tables
-from evaluate import thetas as thetas_lib
+from evaluate.optimizers import names
+from evaluate.optimizers import thetas as thetas_lib
+from evaluate.report import entries, summary, tables
+from evaluate.sweep import curves
 
 LEARNED = sweep_parts.contender("mulo", label="ours")
 ADAM = sweep_parts.contender("mu_adam")
@@ -125,7 +127,7 @@ def test_speed_up_is_in_steps_and_in_time_and_zero_when_never():
 def test_there_is_no_speed_up_over_a_theta_that_was_never_meta_trained():
     config = sweep_parts.config(widths=(4,), num_seeds=2)
     (setting,) = config.settings
-    start = dataclasses.replace(NULL, label="start", spec=optimizers.get("theta_init"))
+    start = dataclasses.replace(NULL, label="start", spec=names.get("theta_init"))
     drawn, trained = (
         dataclasses.replace(
             LEARNED, label=label, theta=thetas_lib.Theta(mulo.load("mulo-s"), source)

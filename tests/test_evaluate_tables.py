@@ -3,9 +3,9 @@ import math
 
 import polars
 import pytest
-import sweep_parts
+from helpers import sweep_parts
 
-from evaluate import tables
+from evaluate.report import tables
 
 CONFIG = sweep_parts.config()
 READINGS = [

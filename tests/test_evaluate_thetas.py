@@ -4,7 +4,8 @@ import jax
 import pytest
 
 import mulo
-from evaluate import optimizers, random_thetas, thetas
+from evaluate.optimizers import names as optimizers
+from evaluate.optimizers import random_thetas, thetas
 
 NAMES = ("mulo", "mu_small_fc", "small_fc", "mu_velo", "velo", "adamw")
 

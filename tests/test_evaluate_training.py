@@ -7,7 +7,8 @@ import optax
 import pytest
 
 import tasks
-from evaluate import schedules, training
+from evaluate.optimizers import schedules
+from evaluate.sweep import training
 
 STEPS, RATE, SEED = 25, 0.05, 3
 TASK = tasks.get("sp-mlp-w4-d1-synthetic:4x4x1:3", batch_size=8)

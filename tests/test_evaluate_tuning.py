@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from evaluate import tuning
+from evaluate.sweep import tuning
 
 
 def search(loss, grid, refinements):

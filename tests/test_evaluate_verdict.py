@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-import sweep_parts
+from helpers import sweep_parts
 
-from evaluate import summary, verdict
+from evaluate.report import summary, verdict
 
 LEARNED = sweep_parts.contender("mulo", label="ours")
 ADAM = sweep_parts.contender("mu_adam")

@@ -4,11 +4,11 @@ import dataclasses
 import importlib
 import pathlib
 
-import fast_compile
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import fast_compile
 
 import mulo
 import tasks

@@ -5,19 +5,19 @@ import json
 import types
 from typing import Any
 
-import fast_compile
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import fast_compile
 
 import mulo
 import tasks
 from configs import mulo_digits
 from meta_train import loop, meta_optimizer, pes, probes, setup, unroll
 from meta_train import workdir as workdir_lib
-from tasks import tfds_sets
+from tasks.data import tfds_sets
 
 TASK = "mlp-w3-d1-synthetic:2x1x1:2"
 

@@ -6,12 +6,12 @@ import json
 import pathlib
 from typing import Any, NamedTuple
 
-import fast_compile
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import fast_compile
 
 import mulo
 import tasks

@@ -8,7 +8,7 @@ import optax
 import pytest
 
 from mulo import adam, adamw, mup
-from mulo._wrappers import in_float32
+from mulo._transforms.float32 import in_float32
 from mulo.mup import Scaling
 
 # Base width 2: the hidden matrix steps by 2/8, all else by 1.

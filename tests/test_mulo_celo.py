@@ -4,10 +4,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import learned_goldens as goldens
 import numpy as np
 import optax
 import pytest
+from helpers import learned_goldens as goldens
 
 import mulo
 from mulo import mup

@@ -1,18 +1,20 @@
 import math
 import pathlib
 
-import full_compile
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import full_compile
 
 import mulo
-from mulo import _features, _newton_schulz, mup
+from mulo import mup
+from mulo._designed import newton_schulz
+from mulo._learned import features
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
-GROUP = {name: f"w0__{i}" for i, name in enumerate(_features.GROUPS)}
+GROUP = {name: f"w0__{i}" for i, name in enumerate(features.GROUPS)}
 
 
 def golden(case):
@@ -101,7 +103,7 @@ def test_newton_schulz_keeps_singular_vectors_and_evens_out_singular_values(shap
     rng = np.random.default_rng(0)
     x = rng.standard_normal(shape)
     left, _, right = np.linalg.svd(x, full_matrices=False)
-    got = np.asarray(_newton_schulz.orthogonalize(jnp.asarray(x, jnp.float32)))
+    got = np.asarray(newton_schulz.orthogonalize(jnp.asarray(x, jnp.float32)))
     inner = np.swapaxes(left, -2, -1) @ got @ np.swapaxes(right, -2, -1)
     singular = np.diagonal(inner, axis1=-2, axis2=-1)
     assert np.all((singular > 0.6) & (singular < 1.25))

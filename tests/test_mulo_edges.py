@@ -1,14 +1,14 @@
 """The edges of the number range: zero, tiny and rank-one gradients, full counters."""
 
-import fast_compile
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from contract_parts import NAMES, draw, make
+from helpers import fast_compile
+from helpers.contract_parts import NAMES, draw, make
 
 import mulo
-from mulo import _matrix_roots as roots
+from mulo._designed import roots
 
 RANK_ONE = np.outer(np.arange(1.0, 7.0), np.cos(np.arange(4.0))).astype(np.float32)
 

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import small_fc_oracle
+from helpers import small_fc_oracle
 
 import mulo
 from mulo import mup

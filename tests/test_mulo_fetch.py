@@ -15,7 +15,8 @@ import pytest
 import safetensors.numpy
 
 import mulo
-from mulo import _pylo_thetas, fetch
+from mulo import fetch
+from mulo._thetas import pylo
 
 PUBLIC = Path(__file__).parent / "golden" / "mulo_public_format"
 RULE = mulo.VeLO(lstm_hidden_size=4, param_inits=3)
@@ -264,7 +265,7 @@ def public(tmp_path, monkeypatch):
         shutil.copy(PUBLIC / name, folder)
     model = (folder / "model.safetensors").read_bytes()
     digest = hashlib.sha256(model).hexdigest()
-    known = _pylo_thetas.PUBLIC_MULO_SHA256
+    known = pylo.PUBLIC_MULO_SHA256
     monkeypatch.setitem(known, "model.safetensors", digest)
     return folder
 

@@ -4,14 +4,14 @@ import abc
 import sys
 import types
 
-import fast_compile
 import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from interop_parts import PARAMS, loss_reader, rule_of, theta_of
+from helpers import fast_compile
+from helpers.interop_parts import PARAMS, loss_reader, rule_of, theta_of
 
 import mulo
 from meta_train import rules

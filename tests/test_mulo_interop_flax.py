@@ -7,7 +7,7 @@ import optax
 import pytest
 from flax import nnx
 from flax.training import train_state
-from interop_parts import DOCS, PARAMS, loss_reader, rule_of, snippets, theta_of
+from helpers.interop_parts import DOCS, PARAMS, loss_reader, rule_of, snippets, theta_of
 
 import mulo
 from mulo import interop

@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from interop_parts import DOCS, meta_trainer, snippets
+from helpers.interop_parts import DOCS, meta_trainer, snippets
 
 import mulo
-from mulo import _legacy_thetas, interop
+from mulo import interop
+from mulo._thetas import msgpack
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 STEPS = 6
@@ -137,7 +138,7 @@ def test_small_fc_follows_the_peers_on_random_shapes(stable_ties, seed, sizes):
     theirs = shaken(lopt.init(jax.random.PRNGKey(seed)))
     rule = mulo.SmallFC(**sizes)
     public = flax.serialization.to_state_dict(theirs)
-    rule, theta = _legacy_thetas.from_public(public, "live", rule=rule)
+    rule, theta = msgpack.from_public(public, "live", rule=rule)
     assert_steps_alike(rule.transform(theta), lopt.opt_fn(theirs), seed, share=1e-4)
 
 
@@ -165,7 +166,7 @@ def test_velo_follows_the_peers_on_random_shapes(stable_ties, seed, settings):
     lopt = load("research.general_lopt.hyper_v2").HyperV2(**settings)
     theirs = shaken(lopt.init(jax.random.PRNGKey(seed)))
     public = flax.serialization.to_state_dict(theirs)
-    rule, theta = _legacy_thetas.from_public(public, "live", rule=mulo.VeLO(**settings))
+    rule, theta = msgpack.from_public(public, "live", rule=mulo.VeLO(**settings))
     tx = rule.transform(theta, num_steps=STEPS)
     assert_steps_alike(tx, lopt.opt_fn(theirs), seed, share=1e-4)
 
@@ -185,7 +186,7 @@ def test_lstm_ff_follows_the_peers_on_random_shapes(seed):
     theirs = shaken(lopt.init(jax.random.PRNGKey(seed)))
     rule = mulo.LSTMFF(**sizes, hidden_layers=1 + seed, step_mult=0.1)
     public = flax.serialization.to_state_dict(theirs)
-    rule, theta = _legacy_thetas.from_public(public, "live", rule=rule)
+    rule, theta = msgpack.from_public(public, "live", rule=rule)
     # Without, the peer's first step under jit is NaN: XLA turns its 1 - decay**0 + 1e-8
     # into zero, and the mean of no validation losses into 0 / 0.
     assert_steps_alike(

@@ -9,7 +9,7 @@ import pytest
 from test_mulo_learned_muon import RULE, theta_of, tree, walk
 
 import mulo
-from mulo import _cards
+from mulo._thetas import card as cards
 
 DECAYING = mulo.LearnedMuon(weight_decay_unit=0.01)
 
@@ -84,9 +84,9 @@ def test_weight_decay_needs_params():
 
 
 def test_cards_from_before_it_are_of_rules_without():
-    card = _cards.build(RULE, {})
+    card = cards.build(RULE, {})
     card["config"].pop("weight_decay_unit")
-    assert _cards.rule_of(card, "card.json") == RULE
+    assert cards.rule_of(card, "card.json") == RULE
     card["config"].pop("mlp_units")
     with pytest.raises(ValueError, match=r"card\.json: config lacks 'mlp_units'"):
-        _cards.rule_of(card, "card.json")
+        cards.rule_of(card, "card.json")

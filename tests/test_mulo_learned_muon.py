@@ -11,7 +11,7 @@ import optax
 import pytest
 
 import mulo
-from mulo import _newton_schulz as newton_schulz
+from mulo._designed import newton_schulz
 
 RULE = mulo.LearnedMuon()
 ROLES = ("input", "hidden", "output", "vector")

@@ -1,14 +1,14 @@
 import dataclasses
 
 import jax
-import learned_goldens as goldens
 import msgpack
 import numpy as np
 import pytest
 import safetensors.numpy
+from helpers import learned_goldens as goldens
 
 import mulo
-from mulo import _theta_files
+from mulo._thetas import files
 
 VELO = mulo.VeLO(lstm_hidden_size=4, param_inits=3)
 RULES = {
@@ -82,7 +82,7 @@ def test_what_flax_itself_writes_is_read():
     serialization = pytest.importorskip("flax.serialization")
     theta = theta_of(VELO)
     content = serialization.msgpack_serialize(public_names(theta))
-    loaded = _theta_files.read("flax msgpack", content, {}, "params")
+    loaded = files.read("flax msgpack", content, {}, "params")
     assert loaded.rule == VELO
     assert_same(loaded.theta, theta)
 

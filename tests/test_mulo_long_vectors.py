@@ -1,13 +1,13 @@
 """One long vector: stepped in blocks, as if whole, in little memory."""
 
-import full_compile
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from contract_parts import make
+from helpers import full_compile
+from helpers.contract_parts import make
 
-from mulo import _long_vectors as long_vectors
+from mulo._learned import long_vectors
 
 NAMES = ("small_fc", "celo2_base", "velo", "celo")
 

@@ -3,13 +3,14 @@ import math
 
 import jax
 import jax.numpy as jnp
-import learned_goldens as goldens
 import numpy as np
 import optax
 import pytest
+from helpers import learned_goldens as goldens
 
 import mulo
-from mulo import _lstm_ff_features, mup
+from mulo import mup
+from mulo._learned import lstm_ff_features
 
 SMALL = mulo.LSTMFF(
     hidden_size=3,
@@ -111,7 +112,7 @@ def test_large_tensors_go_through_the_network_in_pieces(monkeypatch):
     tx = SMALL.transform(theta_of(SMALL))
     params = draw({"w": (7, 5), "v": (7, 5), "b": (6,)})
     whole, state = run_steps(tx, params, 2)
-    monkeypatch.setattr(_lstm_ff_features, "_PIECE", 6)  # 35 = 5 pieces and a rest.
+    monkeypatch.setattr(lstm_ff_features, "_PIECE", 6)  # 35 = 5 pieces and a rest.
     pieces, other = run_steps(tx, params, 2)
     for name in params:
         np.testing.assert_allclose(pieces[name], whole[name], rtol=1e-4, atol=1e-7)

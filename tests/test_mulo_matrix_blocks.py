@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 
-from mulo import _matrix_blocks as blocks
+from mulo._designed import blocks
 
 
 def options(**kwargs):

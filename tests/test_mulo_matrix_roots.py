@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mulo import _matrix_roots as roots
+from mulo._designed import roots
 
 
 def statistics(seed, size, rank, scale=1.0):

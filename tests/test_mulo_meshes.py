@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
-from contract_parts import NAMES, make
+from helpers.contract_parts import NAMES, make
+from helpers.mesh_parts import AXES, CHECKS, SHAPES, SPECS, tail_of
 from jax.sharding import AbstractMesh, AxisType, NamedSharding
-from mesh_parts import AXES, CHECKS, SHAPES, SPECS, tail_of
 
 ROOT = pathlib.Path(__file__).parents[1]
 # Of no matrix a copy in its shape: no state, stacks of blocks.
@@ -58,7 +58,8 @@ def failures(request):
     params = [x.callspec.params for x in own]
     chosen = [x["check"] for x in params if "check" in x]
     done = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "mesh_parts.py"), *chosen],
+        [sys.executable, "-m", "helpers.mesh_parts", *chosen],
+        cwd=ROOT / "tests",
         env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from mup_parts import network, one, shape
+from helpers.mup_parts import network, one, shape
 
 from mulo import mup
 from mulo.mup import Scaling

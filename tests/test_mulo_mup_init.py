@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from mup_parts import network, shape
+from helpers.mup_parts import network, shape
 
 from mulo import mup
 from mulo.mup import Scaling

@@ -7,11 +7,11 @@ import warnings
 import jax
 import jax.numpy as jnp
 import pytest
-from mup_parts import network, one, shape
+from helpers.mup_parts import network, one, shape
 
-from mulo import _mup_axes as axes
 from mulo import mup
 from mulo.mup import Scaling
+from mulo.mup import _axes as axes
 
 
 @pytest.mark.parametrize(

@@ -2,18 +2,18 @@
 
 from typing import Any
 
-import fast_compile
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from flax import nnx
+from helpers import fast_compile
 from test_mulo_optax_contract import NAMES, make
 
 import mulo
-from mulo import _mup_axes as axes
 from mulo import mup
+from mulo.mup import _axes as axes
 
 # Two layers of a convolution (out, in, kernel) in one leaf, and their gains.
 SHAPES = {"deep": (2, 6, 4, 2), "gains": (2, 4)}

@@ -3,21 +3,13 @@
 import functools
 from typing import get_args
 
-import fast_compile
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from contract_parts import (
-    BY_ROLE,
-    BY_SHAPE,
-    FEW,
-    NAMES,
-    SCALINGS,
-    draw,
-    make,
-)
+from helpers import fast_compile
+from helpers.contract_parts import BY_ROLE, BY_SHAPE, FEW, NAMES, SCALINGS, draw, make
 
 import mulo
 from mulo import mup

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from theta_parts import RULE, assert_same, theta_of
+from helpers.theta_parts import RULE, assert_same, theta_of
 
 import mulo
 from mulo.mup import Scaling

@@ -3,17 +3,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import full_compile
 import jax
 import jax.numpy as jnp
 import msgpack
 import numpy as np
 import pytest
 import safetensors.numpy
-import theta_parts
+from helpers import full_compile, theta_parts
 
 import mulo
-from mulo import _cards
+from mulo._thetas import card
 from mulo.mup import Scaling
 
 PUBLIC = Path(__file__).parent / "golden" / "mulo_public_format"
@@ -137,7 +136,7 @@ def test_public_layout_loads_with_published_decays_and_one_warning():
     assert (loaded.rule.hidden_size, loaded.rule.hidden_layers) == (32, 2)
     assert (loaded.rule.step_mult, loaded.rule.base_width) == (0.01, 1.0)
     source = json.loads((PUBLIC / "trajectory.json").read_text())
-    for name in _cards.DECAYS:
+    for name in card.DECAYS:
         np.testing.assert_allclose(loaded.theta[name], source[name], rtol=1e-7)
     tensors = safetensors.numpy.load_file(PUBLIC / "model.safetensors")
     weights = np.asarray(loaded.theta["nn"]["w1"])

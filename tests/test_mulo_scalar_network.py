@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mulo import _scalar_network as scalar_network
+from mulo._learned import scalar_network
 
 
 def test_mean_squares_have_derivatives_where_some_arrays_are_constant():

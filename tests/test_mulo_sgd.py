@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from mulo import sgd
-from mulo._wrappers import in_float32
+from mulo._transforms.float32 import in_float32
 from mulo.mup import Scaling
 
 # Base width 2. The bottleneck's fans differ, so its step by fan_out/fan_in shows.

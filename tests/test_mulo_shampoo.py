@@ -2,12 +2,12 @@ import json
 import pathlib
 from typing import Any
 
-import full_compile
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import full_compile
 
 import mulo
 from mulo import mup

@@ -2,16 +2,16 @@ import json
 import math
 import pathlib
 
-import full_compile
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import small_fc_oracle
+from helpers import full_compile, small_fc_oracle
 
 import mulo
-from mulo import _accumulators, mup
+from mulo import mup
+from mulo._learned import accumulators
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 
@@ -285,7 +285,7 @@ def test_an_update_without_parameters_is_refused():
 
 def test_row_and_column_roles_use_a_stable_sort():
     # Square axes tie: the later one is d0, so rows are indexed by the earlier.
-    of = _accumulators.Factoring.of
+    of = accumulators.Factoring.of
     assert of((5, 5)).rows_along_a
     assert of((4, 9)).rows_along_a
     assert not of((9, 4)).rows_along_a

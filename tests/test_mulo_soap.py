@@ -2,15 +2,17 @@ import json
 import math
 import pathlib
 
-import full_compile
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import full_compile
 
 import mulo
-from mulo import _matrix_blocks, _soap, mup
+from mulo import mup
+from mulo._designed import blocks
+from mulo._designed import soap as soap_lib
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 CASES = {
@@ -38,7 +40,7 @@ def with_bases(state, params, options, bases):
     names = sorted(params)  # As jax orders a dictionary.
     used = set()
     groups = dict(state.groups)
-    for group in _matrix_blocks.layout([params[n] for n in names], options):
+    for group in blocks.layout([params[n] for n in names], options):
         region = groups[group.name].regions[0]
         for row, i in enumerate(group.leaves):
             new = list(region.bases)
@@ -56,7 +58,7 @@ def with_bases(state, params, options, bases):
 @pytest.mark.parametrize("case", CASES)
 def test_soap_follows_the_public_implementation_in_float64(case):
     arrays, info = golden(case)
-    options = _matrix_blocks.Options(
+    options = blocks.Options(
         max_precondition_dim=CASES[case].get("max_precondition_dim", 10_000),
         merge_dims=CASES[case].get("merge_dims", False),
         precondition_1d=CASES[case].get("precondition_1d", False),
@@ -303,12 +305,12 @@ def test_mup_multiplies_each_leaf_by_the_rule_of_what_is_done_with_it(given, rul
 
 
 def test_one_rotated_side_of_a_hidden_matrix_adds_the_root_of_its_growth():
-    options = _matrix_blocks.Options(max_precondition_dim=100, one_sided=True)
+    options = blocks.Options(max_precondition_dim=100, one_sided=True)
     leaf = mup.Scaling("hidden", 16, 64)
     # Base width 4: the inner side grew 4-fold and is rotated; Adam's rule is 1/4.
-    assert _soap.soap_multiplier(leaf, (16, 64), options, 4) == math.sqrt(4) / 4
+    assert soap_lib.soap_multiplier(leaf, (16, 64), options, 4) == math.sqrt(4) / 4
     leaf = mup.Scaling("hidden", 64, 16)
-    assert _soap.soap_multiplier(leaf, (64, 16), options, 4) == math.sqrt(4) / 16
+    assert soap_lib.soap_multiplier(leaf, (64, 16), options, 4) == math.sqrt(4) / 16
 
 
 @pytest.mark.parametrize(("rule", "factor"), [("independent", 1.0), ("coupled", 0.25)])

@@ -8,7 +8,8 @@ import optax
 import pytest
 
 import mulo
-from mulo import _stacks, mup
+from mulo import mup
+from mulo._learned import stacks
 
 RULES = {
     "small_fc in scalars": mulo.SmallFC(hidden_size=3, hidden_layers=1),
@@ -61,7 +62,7 @@ def test_tensors_of_one_shape_are_stepped_as_each_on_its_own(name, monkeypatch):
     rule, params = RULES[name], tree(0)
     theta = drawn_theta(rule)
     together = two_steps(rule, theta, params, jax.jit)
-    monkeypatch.setattr(_stacks, "_MIN_COUNT", 99)
+    monkeypatch.setattr(stacks, "_MIN_COUNT", 99)
     alone = two_steps(rule, theta, params, jax.jit)
     moved = jax.tree.map(lambda x, y: jnp.abs(x - y), alone[0], params)
     assert all(jnp.max(x) > 0 for x in jax.tree.leaves(moved) if x.size)
@@ -72,7 +73,7 @@ def test_tensors_of_one_shape_are_stepped_as_each_on_its_own(name, monkeypatch):
 def stack_of(count, shape=(2,)):
     arrays = list(np.arange(count * 2.0).reshape(count, *shape))
     states = [{"s": x + 100} for x in arrays]
-    (stack,) = _stacks.stacks(arrays, arrays, states, range(count))
+    (stack,) = stacks.stacks(arrays, arrays, states, range(count))
     return stack
 
 
@@ -83,17 +84,17 @@ def test_a_stack_stepped_in_turns_keeps_its_order_and_length(count, at_once):
         return grad + param + state["s"], own
 
     stack = stack_of(count)
-    got, own = _stacks.update(one, stack, np.arange(count), at_once=at_once)
+    got, own = stacks.update(one, stack, np.arange(count), at_once=at_once)
     np.testing.assert_array_equal(got, 3 * stack.grads + 100)
     np.testing.assert_array_equal(own, np.arange(count))
 
 
 def test_few_or_large_tensors_are_left_alone():
-    large = _stacks._MAX_SIZE + 1
+    large = stacks._MAX_SIZE + 1
 
     def positions(sizes):
         arrays = [np.zeros(n, np.float32) for n in sizes]
-        stacked = _stacks.stacks(arrays, arrays, arrays, range(len(arrays)))
+        stacked = stacks.stacks(arrays, arrays, arrays, range(len(arrays)))
         return [stack.positions for stack in stacked]
 
     assert positions([2, 3, 2, 2, 2]) == [(0, 2, 3, 4), (1,)]

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from contract_parts import NAMES, SCALINGS, draw, make
+from helpers.contract_parts import NAMES, SCALINGS, draw, make
 
 import mulo
 

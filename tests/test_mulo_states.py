@@ -2,14 +2,14 @@
 
 import inspect
 
-import fast_compile
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from contract_parts import FEW, NAMES, SCALINGS, SMALL, draw, make, theta_for
 from flax import nnx
+from helpers import fast_compile
+from helpers.contract_parts import FEW, NAMES, SCALINGS, SMALL, draw, make, theta_for
 from jax.sharding import PartitionSpec
 
 import mulo

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
-from theta_parts import RULE, assert_same, theta_of
+from helpers.theta_parts import RULE, assert_same, theta_of
 
 import mulo
-from mulo import _cards, _files, _tensor_files
+from mulo import _files
+from mulo._thetas import card as cards
+from mulo._thetas import tensor_files
 
 PUBLIC = Path(__file__).parent / "golden" / "mulo_public_format"
 
@@ -24,8 +26,8 @@ def rewrite(directory, change=None, **changes):
     tensors = safetensors.numpy.load_file(path)
     if change is not None:
         change(tensors)
-    card = _tensor_files.card_of(path.read_bytes(), "")
-    path.write_bytes(_tensor_files.pack(tensors, card | changes))
+    card = tensor_files.card_of(path.read_bytes(), "")
+    path.write_bytes(tensor_files.pack(tensors, card | changes))
 
 
 def card_beside(directory, **changes):
@@ -62,7 +64,7 @@ def test_round_trip_gives_rule_and_theta_back_exactly(tmp_path, layers):
 def test_tensors_carry_the_names_of_the_public_checkpoint(saved):
     tensors = safetensors.numpy.load_file(saved / "model.safetensors")
     public = safetensors.numpy.load_file(PUBLIC / "model.safetensors")
-    assert set(tensors) == set(public) | set(_cards.DECAYS)
+    assert set(tensors) == set(public) | set(cards.DECAYS)
     assert tensors["network.input.weight"].shape == (4, 39)
     expected = np.asarray(theta_of(1)["nn"]["w0"]).T
     np.testing.assert_array_equal(tensors["network.input.weight"], expected)

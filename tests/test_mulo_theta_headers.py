@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from theta_parts import RULE, theta_of
+from helpers.theta_parts import RULE, theta_of
 
 import mulo
 

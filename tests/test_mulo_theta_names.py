@@ -3,10 +3,10 @@ import sys
 import types
 
 import pytest
-from theta_parts import RULE, assert_same, theta_of
+from helpers.theta_parts import RULE, assert_same, theta_of
 
 import mulo
-from mulo import _theta_files
+from mulo._thetas import files
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def test_released_names_are_found_and_unknown_ones_get_the_nearest(
 ):
     root = tmp_path / "mulo"
     shutil.copytree(saved, root / "checkpoints" / "mulo-digits")
-    monkeypatch.setattr(_theta_files, "__file__", str(root / "_theta_files.py"))
+    monkeypatch.setattr(files, "__file__", str(root / "_theta_files.py"))
     monkeypatch.chdir(tmp_path)
     assert_same(mulo.load("mulo-digits").theta, theta_of(1))
     with pytest.raises(

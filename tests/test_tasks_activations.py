@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tasks import activations, names
+from tasks import names
+from tasks.models import activations
 
 X = np.array([-3.0, -0.5, 0.0, 0.25, 2.0], np.float32)
 EXPECTED = {

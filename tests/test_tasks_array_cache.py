@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from tasks import array_cache
+from tasks.data import array_cache
 
 
 def place_in(root, name="cifar10:8x8", fingerprint="f00d"):

@@ -2,11 +2,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from convnet_oracle import random_params, relu
-from task_trees import leaves_by_path, shapes_of
+from helpers.convnet_oracle import random_params, relu
+from helpers.task_trees import leaves_by_path, shapes_of
 
 import tasks
-from tasks import autoencoder
+from tasks.models import autoencoder
 
 SMALL = "mlpae-w8-d3-synthetic:3x2x2:3"
 

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from tasks import budget, data, data_names
+from tasks import data
+from tasks.data import budget, names
 
 
 def splits(train=100, valid=20, test=30):
@@ -16,7 +17,7 @@ def splits(train=100, valid=20, test=30):
 
 
 def fit(name, given, budget_bytes):
-    return budget.fit(data_names.parse(name), given, budget_bytes)
+    return budget.fit(names.parse(name), given, budget_bytes)
 
 
 def test_what_fits_exactly_is_kept_as_it_is():

@@ -2,8 +2,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from convnet_oracle import conv, random_params, relu
-from task_trees import leaves_by_path, shapes_of
+from helpers.convnet_oracle import conv, random_params, relu
+from helpers.task_trees import leaves_by_path, shapes_of
 
 import tasks
 

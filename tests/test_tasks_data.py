@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import tasks
-from tasks import base, data, image_dataset
+from tasks import base, data
+from tasks.data import image_dataset
 
 
 def test_digits_are_the_images_of_scikit_learn_with_a_tenth_for_validation():

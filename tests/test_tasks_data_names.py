@@ -1,6 +1,6 @@
 import pytest
 
-from tasks import data_names
+from tasks.data import names
 
 
 @pytest.mark.parametrize(
@@ -17,24 +17,24 @@ from tasks import data_names
     ],
 )
 def test_a_data_name_reads_and_writes_back_the_same(name):
-    assert str(data_names.parse(name)) == name
+    assert str(names.parse(name)) == name
 
 
 def test_a_data_name_is_split_into_its_parts():
-    DataName = data_names.DataName
-    assert data_names.parse("a/32x32:8x4") == DataName("a/32x32", size=(8, 4))
-    assert data_names.parse("synthetic:4x5x3:7:gray") == DataName(
+    DataName = names.DataName
+    assert names.parse("a/32x32:8x4") == DataName("a/32x32", size=(8, 4))
+    assert names.parse("synthetic:4x5x3:7:gray") == DataName(
         "synthetic", synthetic=(4, 5, 3, 7), gray=True
     )
-    assert data_names.parse("lm1b:sp32k=/m:1") == DataName("lm1b", pieces=(32, "/m:1"))
-    parsed = data_names.parse("cifar10:flip:crop4:first=7")
+    assert names.parse("lm1b:sp32k=/m:1") == DataName("lm1b", pieces=(32, "/m:1"))
+    parsed = names.parse("cifar10:flip:crop4:first=7")
     assert parsed == DataName("cifar10", crop=4, flip=True, first=7)
     assert parsed.image_options == ("crop4", "flip")
-    assert data_names.parse("pystdlib:first=3").image_options == ()
+    assert names.parse("pystdlib:first=3").image_options == ()
 
 
 def test_options_get_one_canonical_order():
-    assert str(data_names.parse("cifar10:flip:gray:8x8")) == "cifar10:8x8:gray:flip"
+    assert str(names.parse("cifar10:flip:gray:8x8")) == "cifar10:8x8:gray:flip"
 
 
 @pytest.mark.parametrize(
@@ -62,4 +62,4 @@ def test_options_get_one_canonical_order():
 )
 def test_a_malformed_data_name_says_what_is_wrong_with_it(name, message):
     with pytest.raises(ValueError, match=message):
-        data_names.parse(name)
+        names.parse(name)

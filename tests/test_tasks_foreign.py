@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from interop_parts import meta_trainer
+from helpers.interop_parts import meta_trainer
 
 import mulo
 import tasks

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tasks import data, image_dataset
+from tasks import data
+from tasks.data import image_dataset
 
 SHAPE = (5, 4, 2)
 

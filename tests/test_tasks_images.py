@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tasks import images
+from tasks.data import images
 
 
 def random_images(*shape, seed=0):

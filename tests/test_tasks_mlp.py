@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from convnet_oracle import layer_norm, random_params, relu
-from task_trees import leaves_by_path, shapes_of
+from helpers.convnet_oracle import layer_norm, random_params, relu
+from helpers.task_trees import leaves_by_path, shapes_of
 
 import tasks
 from mulo import mup
-from tasks import mlp
+from tasks.models import mlp
 
 SMALL = "mlp-w8-d3-synthetic:4x4x1:3"
 

@@ -1,7 +1,7 @@
 import pytest
 
 from tasks import names
-from tasks.data_names import DataName
+from tasks.data.names import DataName
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from convnet_oracle import random_params
-from task_trees import leaves_by_path, shapes_of
+from helpers.convnet_oracle import random_params
+from helpers.task_trees import leaves_by_path, shapes_of
 
 import mulo
 import tasks
-from tasks import layers
+from tasks.models import layers
 
 NAMES = (
     "mlp-w8-d2-tanh-ln-synthetic:4x4x1:3",

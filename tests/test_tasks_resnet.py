@@ -1,11 +1,11 @@
 import jax
 import numpy as np
 import pytest
-from convnet_oracle import conv, group_norm, random_params, relu
-from task_trees import leaves_by_path, shapes_of
+from helpers.convnet_oracle import conv, group_norm, random_params, relu
+from helpers.task_trees import leaves_by_path, shapes_of
 
 import tasks
-from tasks import resnet
+from tasks.models import resnet
 
 
 @pytest.mark.parametrize(

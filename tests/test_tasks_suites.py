@@ -1,8 +1,8 @@
 import logging
 import pathlib
 
-import prepared_data
 import pytest
+from helpers import prepared_data
 
 import tasks
 from tasks import data, names, suites

@@ -5,7 +5,8 @@ import sysconfig
 import numpy as np
 import pytest
 
-from tasks import data, text, tokenizers
+from tasks import data
+from tasks.data import text, tokenizers
 
 LEFT_OUT = set("site-packages dist-packages test tests idle_test __pycache__".split())
 

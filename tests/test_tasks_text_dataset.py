@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tasks import text_dataset
+from tasks.data import text_dataset
 
 
 def counted(n=1000, vocabulary=65536, dtype=np.uint16):

@@ -5,11 +5,12 @@ from typing import Any
 
 import jax
 import numpy as np
-import prepared_data
 import pytest
+from helpers import prepared_data
 
 import tasks
-from tasks import data_names, tfds_images, tfds_sets
+from tasks.data import names as data_names
+from tasks.data import tfds_images, tfds_sets
 
 
 @pytest.fixture(autouse=True)

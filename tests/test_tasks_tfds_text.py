@@ -6,11 +6,11 @@ import sys
 
 import jax
 import numpy as np
-import prepared_data
 import pytest
+from helpers import prepared_data
 
 import tasks
-from tasks import text_dataset, tfds_sets, tfds_text, tokenizers
+from tasks.data import text_dataset, tfds_sets, tfds_text, tokenizers
 
 
 @pytest.fixture(autouse=True)
@@ -166,7 +166,7 @@ def test_pieces_and_bytes_of_a_set_are_cached_apart(tfds, store, tmp_path):
     assert in_pieces.num_classes == 1000
     tokens = in_pieces.arrays("valid")["tokens"]
     assert tokens.dtype == np.uint16
-    tokenizer = tokenizers.get(tasks.data_names.parse(name))
+    tokenizer = tokenizers.get(tasks.data.names.parse(name))
     assert tokenizer.decode(tokens) == "".join(d + "\n" for d in WORDS[36:])
     assert joined(in_bytes, "valid") == as_tokens(WORDS[36:])
     assert len(os.listdir(tmp_path / "cache")) == 2

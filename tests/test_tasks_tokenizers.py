@@ -6,7 +6,8 @@ import sysconfig
 import numpy as np
 import pytest
 
-from tasks import data, data_names, text, tokenizers
+from tasks import data
+from tasks.data import names, text, tokenizers
 
 
 def train(size=1000, **options):
@@ -44,14 +45,14 @@ def model(tmp_path_factory):
 
 
 def pieces(path, thousands=1):
-    return tokenizers.get(data_names.parse(f"pystdlib:sp{thousands}k={path}"))
+    return tokenizers.get(names.parse(f"pystdlib:sp{thousands}k={path}"))
 
 
 def test_bytes_are_the_documents_with_a_nul_after_each():
     tokens = tokenizers.Bytes().encode([b"ab", b"", "é".encode()])
     assert tokens.dtype == np.uint8
     assert tokens.tolist() == [97, 98, 0, 0, 0xC3, 0xA9, 0]
-    assert tokenizers.get(data_names.parse("pystdlib")) == tokenizers.Bytes()
+    assert tokenizers.get(names.parse("pystdlib")) == tokenizers.Bytes()
 
 
 def test_a_nul_in_a_document_becomes_a_space_so_that_separators_stay_unique():

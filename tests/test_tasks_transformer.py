@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import transformer_oracle as oracle
-from task_trees import leaves_by_path, shapes_of
+from helpers import transformer_oracle as oracle
+from helpers.task_trees import leaves_by_path, shapes_of
 
 import mulo
 import tasks
-from tasks import transformer
+from tasks.models import transformer
 
 SMALL = "transformer-w16-d2-k8-s8-synthetic_text:16"
 TINY = "transformer-w8-d1-k4-s5-synthetic_text:7"

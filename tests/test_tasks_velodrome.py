@@ -1,9 +1,10 @@
 import jax.numpy as jnp
 import numpy as np
-import prepared_data
 import pytest
+from helpers import prepared_data
 
-from tasks import data, image_dataset, velodrome
+from tasks import data
+from tasks.data import image_dataset, velodrome
 
 
 @pytest.fixture(scope="module")

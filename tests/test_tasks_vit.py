@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import transformer_oracle as oracle
-from task_trees import leaves_by_path, shapes_of
+from helpers import transformer_oracle as oracle
+from helpers.task_trees import leaves_by_path, shapes_of
 
 import mulo
 import tasks
-from tasks import vit
+from tasks.models import vit
 
 SMALL = "vit-w16-d2-p2-k8-synthetic:4x4x1:3"
 TINY = "vit-w8-d1-p2-h2-synthetic:4x6x2:3"  # 2 rows of 3 patches of 8 numbers.

@@ -3,7 +3,7 @@
 import ml_collections
 from ml_collections import config_dict
 
-from evaluate import optimizers
+from evaluate.optimizers import names as optimizers
 from mulo import _hints as hints
 
 
@@ -18,7 +18,7 @@ def sweep() -> ml_collections.ConfigDict:
         horizons=(1_000,),  # Steps.
         # "product": all with all; "star": one axis at a time, from the first values.
         design="product",
-        optimizers=(),  # Names of evaluate/optimizers.py.
+        optimizers=(),  # Names of evaluate/optimizers/names.py.
         optional=(),  # Those of them that may be without weights: the report says so.
         thetas=(),  # As --theta, which takes their place.
         schedules=("default",),  # Or constant, cosine, wsd, linear, auto.
@@ -28,7 +28,7 @@ def sweep() -> ml_collections.ConfigDict:
             transformer=16,
             vit=64,
         ),
-        # Tuning: see evaluate/tuning.py.
+        # Tuning: see evaluate/sweep/tuning.py.
         tuning_seeds=1,  # Seeds 0 … that learning rates are chosen by.
         tuning_refinements=4,  # Most rates tried beyond the grid, per setting.
         transfer=True,  # Also report rates found at the base setting, everywhere.
@@ -49,7 +49,7 @@ def sweep() -> ml_collections.ConfigDict:
         bootstrap_seed=0,
     )
     # Of every optimizer, for --config.learning_rates.mu_lion="(1e-3,1e-2)" and
-    # --config.hyper.mu_lion.b1=0.95. Grids: evaluate/rates.py.
+    # --config.hyper.mu_lion.b1=0.95. Grids: evaluate/optimizers/rates.py.
     specs = optimizers.SPECS.values()
     tuned = [s for s in specs if s.step_size == "rate"]
     c.learning_rates = config_dict.create(**{s.name: s.grid for s in tuned})

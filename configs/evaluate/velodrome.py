@@ -15,7 +15,7 @@ Variants: ``smoke`` seconds, on synthetic images; ``cpu`` the four small tasks o
 import ml_collections
 
 from configs.evaluate import base
-from evaluate import reference
+from evaluate.report import reference
 
 _LARGE = ("-cifar10:velodrome",)  # At 32x32 colour: an hour would not do.
 _HUGE = ("w4096", "w8192")

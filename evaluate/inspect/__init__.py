@@ -1,0 +1,1 @@
+"""What a learned update does: ``python -m evaluate.inspect``."""

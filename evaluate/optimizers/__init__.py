@@ -1,0 +1,1 @@
+"""Optimizers by name, their rates, schedules and thetas."""

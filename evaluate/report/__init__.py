@@ -1,0 +1,1 @@
+"""From cells to results: statistics, tables, figures, the page and its verdict."""

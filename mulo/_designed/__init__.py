@@ -1,0 +1,1 @@
+"""Optimizers designed by hand, under the standard parametrization and μP."""

@@ -1,0 +1,1 @@
+"""Learned rules: one file each, and the features, networks and stacks they share."""

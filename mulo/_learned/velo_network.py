@@ -1,0 +1,98 @@
+"""What VeLO and Celo share: theta's parts and the bank of MLPs.
+
+Axis names: T tensors, C MLPs in the bank (controls), U units of the LSTM.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mulo._learned import feature_network as network_lib
+from mulo._learned import features
+from mulo._learned import lstm as lstm_lib
+
+Theta = Any
+
+
+def init_rnn(key: jax.Array, num_inputs: int, units: int, controls: int) -> Theta:
+    """Draw ``lstm_init_state`` and ``rnn_params``, as VeLO and Celo have them."""
+    keys = jax.random.split(key, 6)
+    rnn = {
+        name: lstm_lib.init_linear(k, num_inputs, units)
+        for name, k in zip(("linear", "linear_1", "linear_2"), keys[:3], strict=True)
+    }
+    rnn["rnn"] = lstm_lib.init_lstm(keys[3], units, units)
+    if controls:
+        rnn["rnn_to_controls"] = lstm_lib.init_linear(keys[4], units, controls)
+    rnn["step_size"] = lstm_lib.init_linear(keys[5], units, 1)
+    zeros = jnp.zeros((1, units), jnp.float32)
+    return {"lstm_init_state": {"hidden": zeros, "cell": zeros}, "rnn_params": rnn}
+
+
+def init_bank(key: jax.Array, rule: Any) -> dict[str, jax.Array]:
+    """Draw ``ff_mod_stack``: C per-parameter MLPs."""
+    groups = features.VELO.sizes(len(rule.initial_momentum_decays))
+    sizes = [sum(groups), *[rule.ff_hidden_size] * rule.ff_hidden_layers, 3]
+    bank = {}
+    for i, layer_key in enumerate(jax.random.split(key, len(sizes) - 1)):
+        shape = (rule.param_inits, sizes[i], sizes[i + 1])
+        # Two standard deviations are kept, and not corrected for, as published.
+        weights = jax.random.truncated_normal(layer_key, -2.0, 2.0, shape, jnp.float32)
+        weights = weights * sizes[i] ** -0.5
+        if i == 0:
+            parts = jnp.split(weights, np.cumsum(groups)[:-1].tolist(), axis=1)
+            bank |= {f"w0__{k}": part for k, part in enumerate(parts)}
+        else:
+            bank[f"w{i}"] = weights
+        bank[f"b{i}"] = jnp.zeros((rule.param_inits, sizes[i + 1]), jnp.float32)
+    return bank
+
+
+def mix_tensors(params: Any, x: jax.Array) -> jax.Array:
+    """What the LSTM reads, (T, U): each tensor's features, and a maximum over all."""
+    # The public code computes ``linear`` too and throws its output away.
+    common = jax.nn.relu(lstm_lib.linear(params["linear_1"], x))
+    return lstm_lib.linear(params["linear_2"], x) + jnp.max(
+        common, axis=0, keepdims=True
+    )
+
+
+def mix(
+    bank: dict[str, jax.Array], controls: jax.Array, factor: float
+) -> network_lib.Network:
+    """Weighted means over the bank, one network per row of controls.
+
+    Args:
+      bank: C MLPs.
+      controls: Weights, (T, C).
+      factor: On the mean.
+
+    Returns:
+      T networks, on the leading axis of every array.
+    """
+    first = [bank[f"w0__{i}"] for i in range(len(features.GROUPS))]
+    layers = [jnp.concatenate(first, axis=1), bank["b0"]]
+    for i in range(1, sum(name.startswith("b") for name in bank)):
+        layers += [bank[f"w{i}"], bank[f"b{i}"]]
+    count = controls.shape[1]
+    # One product for the whole bank; the mean of the public code is a sum over C.
+    flat = jnp.concatenate([x.reshape(count, -1) for x in layers], axis=1)
+    mixed = jnp.matmul(
+        controls * (factor / count), flat, precision=jax.lax.Precision.HIGHEST
+    )
+    ends = np.cumsum([x.size // count for x in layers])[:-1].tolist()
+    parts = [
+        part.reshape(-1, *layer.shape[1:])
+        for part, layer in zip(jnp.split(mixed, ends, axis=1), layers, strict=True)
+    ]
+    return network_lib.Network(
+        parts[0], parts[1], tuple(zip(parts[2::2], parts[3::2], strict=True))
+    )
+
+
+def scale_of(param: jax.Array) -> jax.Array:
+    """Root mean square of a tensor."""
+    mean_square = jnp.mean(jnp.square(jnp.asarray(param, jnp.float32)))
+    return jnp.sqrt(mean_square + 1e-9)

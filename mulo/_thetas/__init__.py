@@ -1,0 +1,1 @@
+"""Theta files: reading every format, writing one, and the card beside it."""

@@ -1,0 +1,1 @@
+"""Transformations around others: float32 inside, meshes, state dtypes."""

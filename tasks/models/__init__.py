@@ -1,0 +1,1 @@
+"""Models of tasks, in μP and in SP."""
