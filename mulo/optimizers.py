@@ -19,7 +19,11 @@ import optax
 
 from mulo import _hints as hints
 from mulo._checks import rule_inputs as inputs
-from mulo._designed import optax_rules as rules
+from mulo._designed import adafactor as adafactor_lib
+from mulo._designed import adam as adam_lib
+from mulo._designed import lion as lion_lib
+from mulo._designed import schedule_free as schedule_free_lib
+from mulo._designed import sgd as sgd_lib
 from mulo._designed.muon import muon
 from mulo._designed.shampoo import shampoo
 from mulo._designed.soap import soap
@@ -97,20 +101,20 @@ _SKIPS = "skips its leaf"
 _IGNORES = "ignored"
 
 _OPTIMIZERS = (
-    Optimizer(name="sgd", summary="SGD, with momentum if given", make=rules.sgd),
-    Optimizer(name="adam", summary="Adam", make=rules.adam),
-    Optimizer(name="adamw", summary="AdamW", make=rules.adamw),
-    Optimizer(name="nadamw", summary="AdamW, Nesterov", make=rules.nadamw),
+    Optimizer(name="sgd", summary="SGD, with momentum if given", make=sgd_lib.sgd),
+    Optimizer(name="adam", summary="Adam", make=adam_lib.adam),
+    Optimizer(name="adamw", summary="AdamW", make=adam_lib.adamw),
+    Optimizer(name="nadamw", summary="AdamW, Nesterov", make=adam_lib.nadamw),
     Optimizer(
         name="schedule_free_adamw",
         summary="AdamW that averages instead of a schedule",
-        make=rules.schedule_free_adamw,
+        make=schedule_free_lib.schedule_free_adamw,
     ),
-    Optimizer(name="lion", summary="Lion: sign of a momentum", make=rules.lion),
+    Optimizer(name="lion", summary="Lion: sign of a momentum", make=lion_lib.lion),
     Optimizer(
         name="adafactor",
         summary="Adafactor: factored second moments",
-        make=rules.adafactor,
+        make=adafactor_lib.adafactor,
     ),
     Optimizer(name="muon", summary="Muon for matrices, AdamW for the rest", make=muon),
     Optimizer(

@@ -22,7 +22,7 @@ import numpy as np
 import optax
 from jax.lax import Precision
 
-from mulo._checks import rule_inputs
+from mulo._checks import masked_leaves, rule_inputs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -156,7 +156,7 @@ class Group:
 def layout(leaves: Sequence[Any], options: Options) -> tuple[Group, ...]:
     """Group leaves by what is done with them; masked and empty ones are left out."""
     members: dict[tuple, list[int]] = {}
-    for i in rule_inputs.live(leaves):
+    for i in masked_leaves.live(leaves):
         dims, tracked, _ = _axes(tuple(np.shape(leaves[i])), options)
         dtype = jnp.promote_types(jnp.result_type(leaves[i]), jnp.float32)
         members.setdefault((dims, tracked, jnp.dtype(dtype).name), []).append(i)
@@ -185,10 +185,10 @@ def layout(leaves: Sequence[Any], options: Options) -> tuple[Group, ...]:
 def init(rule: str, params: Any, options: Options, make: Callable[[Group], Any]) -> Any:
     """State of every group by its name, from that of one group's leaves."""
     rule_inputs.check_floating(rule, params)
-    if rule_inputs.is_placeholder(params):
+    if masked_leaves.is_placeholder(params):
         # Stacks of leaves are no copies of the parameters: one non-parameter.
         return jnp.zeros(())
-    leaves = jax.tree.leaves(params, is_leaf=rule_inputs.is_masked)
+    leaves = jax.tree.leaves(params, is_leaf=masked_leaves.is_masked)
     return {group.name: make(group) for group in layout(leaves, options)}
 
 
@@ -197,7 +197,7 @@ def flatten(
 ) -> tuple[list[Any], Any, tuple[Group, ...]]:
     """Leaves of the updates, their structure and groups, which the state must have."""
     rule_inputs.check_floating(rule, updates)
-    leaves, treedef = jax.tree.flatten(updates, is_leaf=rule_inputs.is_masked)
+    leaves, treedef = jax.tree.flatten(updates, is_leaf=masked_leaves.is_masked)
     groups = layout(leaves, options)
     check_state(rule, groups, state)
     return leaves, treedef, groups

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from mulo import mup as mup_lib
-from mulo._checks import numbers, rule_inputs
+from mulo._checks import masked_leaves, numbers
 from mulo._designed.chains import chain, finish
 from mulo._designed.weight_decay import WeightDecay, WeightDecayRule, check_weight_decay
 from mulo._transforms.float32 import in_float32
@@ -96,7 +96,7 @@ def muon(
         return mup_lib.align(mup, tree, scalings=mup)
 
     def of_axes(tree, function):
-        if rule_inputs.is_placeholder(tree):
+        if masked_leaves.is_placeholder(tree):
             return tree
         return jax.tree.map(
             lambda x, s: function(_matrix_axes(jnp.shape(x), s)), tree, scalings(tree)

@@ -30,7 +30,7 @@ import jax.numpy as jnp
 import optax
 
 from mulo import mup as mup_lib
-from mulo._checks import numbers
+from mulo._checks import masked_leaves, numbers
 from mulo._checks import rule_inputs as inputs
 from mulo._designed import newton_schulz
 from mulo._learned import accumulators, features
@@ -288,7 +288,7 @@ def _labels(mup, matrices):
         )
 
     def labels(params):
-        if inputs.is_placeholder(params):
+        if masked_leaves.is_placeholder(params):
             return params
         if matrices is None:
             chosen = by_rank(params) if mup is None else by_role(params)

@@ -32,7 +32,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mulo._checks import numbers
+from mulo._checks import masked_leaves, numbers
 from mulo._checks import rule_inputs as inputs
 from mulo._designed import muon_kinds as kinds_lib
 from mulo._learned import learned_muon_leaf as leaf_lib
@@ -268,7 +268,7 @@ class LearnedMuon(Rule):
 
         def init_fn(params):
             inputs.check_floating("LearnedMuon", params)
-            if not inputs.is_placeholder(params):
+            if not masked_leaves.is_placeholder(params):
                 kinds_lib.kinds(params, mup, self.base_width, self.max_input_dim)
 
             def zeros():
@@ -291,7 +291,7 @@ class LearnedMuon(Rule):
             count = optax.safe_increment(state.count)
             warn_of_end(count)
             t = jnp.asarray(count, jnp.float32)
-            grads, treedef = jax.tree.flatten(updates, is_leaf=inputs.is_masked)
+            grads, treedef = jax.tree.flatten(updates, is_leaf=masked_leaves.is_masked)
             values = grads if params is None else treedef.flatten_up_to(params)
             momenta = [treedef.flatten_up_to(m) for m in state.momenta]
             states = [
@@ -301,7 +301,7 @@ class LearnedMuon(Rule):
             kinds = treedef.flatten_up_to(
                 kinds_lib.kinds(updates, mup, self.base_width, self.max_input_dim)
             )
-            positions = inputs.live(grads)
+            positions = masked_leaves.live(grads)
             corrections = leaf_lib.corrections(self, t)
 
             directions, signals, new_states = list(grads), {}, list(states)

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mulo._checks import masked_leaves
 from mulo._checks import rule_inputs as inputs
 from mulo._learned import accumulators
 from mulo._learned import lstm as lstm_lib
@@ -178,8 +179,8 @@ class LSTMFF(Rule):
 
         def init_fn(params):
             inputs.check_floating("LSTMFF", params)
-            leaves = jax.tree.leaves(params, is_leaf=inputs.is_masked)
-            count = len(inputs.live(leaves))
+            leaves = jax.tree.leaves(params, is_leaf=masked_leaves.is_masked)
+            count = len(masked_leaves.live(leaves))
             hidden, cell = lstm_lib.initial_states(theta["lstm_init_state"], count)
             message = theta["initial_from_mlp"]
             return LSTMFFState(
@@ -226,7 +227,7 @@ class LSTMFF(Rule):
             new = state._replace(
                 count=optax.safe_increment(state.count), train_loss=train_loss
             )
-            count = len(inputs.live(jax.tree.leaves(updates)))
+            count = len(masked_leaves.live(jax.tree.leaves(updates)))
             if not count:
                 return updates, new
             clip, cut = features.clip_gradients(state.clip, updates)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mulo._checks import rule_inputs as inputs
+from mulo._checks.masked_leaves import is_masked, live
 from mulo._learned import accumulators
 
 _MIN_COUNT = 4  # Tensors that are worth stacking.
@@ -124,11 +124,11 @@ class Leaves:
           kinds: Tree with something hashable for every leaf; leaves of different kinds
             are kept apart, and steps are told theirs.
         """
-        grads, self._treedef = jax.tree.flatten(updates, is_leaf=inputs.is_masked)
+        grads, self._treedef = jax.tree.flatten(updates, is_leaf=is_masked)
         values = self._treedef.flatten_up_to(params)
         self._accumulators = states
         self._kinds = None if kinds is None else self._treedef.flatten_up_to(kinds)
-        self._live = inputs.live(grads)
+        self._live = live(grads)
         self._leaves = grads, values, accumulators.by_leaf(self._treedef, states)
         self._stacks = stacks(*self._leaves, self._live, self._kinds)
 
@@ -201,7 +201,7 @@ class Leaves:
     def tree(self, steps: Sequence[Any]) -> Any:
         """T steps as a tree, zero for empty leaves; masked leaves as given."""
         flat = [
-            x if inputs.is_masked(x) else jnp.zeros(jnp.shape(x), jnp.float32)
+            x if is_masked(x) else jnp.zeros(jnp.shape(x), jnp.float32)
             for x in self._leaves[0]
         ]
         for i, step in zip(self._live, steps, strict=True):

@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mulo._checks import masked_leaves
 from mulo._checks import rule_inputs as inputs
 from mulo._learned import accumulators as accumulators_lib
 from mulo._learned import features as bank
@@ -185,9 +186,9 @@ class VeLO(Rule):
 
         def init_fn(params):
             inputs.check_floating("VeLO", params)
-            leaves = jax.tree.leaves(params, is_leaf=inputs.is_masked)
+            leaves = jax.tree.leaves(params, is_leaf=masked_leaves.is_masked)
             hidden, cell = lstm_lib.initial_states(
-                theta["lstm_init_state"], len(inputs.live(leaves))
+                theta["lstm_init_state"], len(masked_leaves.live(leaves))
             )
             return VeLOState(
                 count=jnp.zeros((), jnp.int32),
@@ -208,7 +209,7 @@ class VeLO(Rule):
                 loss_decays,
             )
             count = optax.safe_increment(state.count)
-            if not inputs.live(jax.tree.leaves(updates)):
+            if not masked_leaves.live(jax.tree.leaves(updates)):
                 return updates, state._replace(count=count, loss=new_loss)
             leaves = stacks_lib.Leaves(updates, params, state.leaves)
             common = jnp.concatenate(

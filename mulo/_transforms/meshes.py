@@ -15,8 +15,7 @@ import jax
 import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from mulo._checks import numbers
-from mulo._checks import rule_inputs as inputs
+from mulo._checks import masked_leaves, numbers
 
 _P = ParamSpec("_P")
 _Factory = Callable[_P, optax.GradientTransformationExtraArgs]
@@ -97,9 +96,9 @@ def on_meshes(factory: _Factory[_P]) -> _Factory[_P]:
                 return tx.update(updates, state, params, **extra_args)
 
             given = ((args, kwargs), updates, state, params, extra_args)
-            leaves, treedef = jax.tree.flatten(updates, is_leaf=inputs.is_masked)
+            leaves, treedef = jax.tree.flatten(updates, is_leaf=masked_leaves.is_masked)
             along = zip(leaves, treedef.flatten_up_to(like), strict=True)
-            steps = [g if inputs.is_masked(g) else own(p) for g, p in along]
+            steps = [g if masked_leaves.is_masked(g) else own(p) for g, p in along]
             shardings = (treedef.unflatten(steps), jax.tree.map(own, state))
             return _with_auto_axes(run, given, mesh, shardings)
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 
 from mulo import _hints as hints
 from mulo._checks import leaf_names as trees
 from mulo._checks import numbers
+from mulo._checks.masked_leaves import is_masked
 from mulo.mup._scaling import Scaling
 
 OPTIMIZERS = ("adam", "sgd", "muon", "shampoo", "soap", "muon_rms", "adafactor")
@@ -183,9 +183,9 @@ def align(values: Any, params: Any, *, scalings: Any = None) -> Any:
     if _is_placeholder(params):
         return params
     given = {trees.keys(path): leaf for path, leaf in trees.flatten(scalings)}
-    leaves = trees.flatten(params, is_leaf=_is_masked)
+    leaves = trees.flatten(params, is_leaf=is_masked)
     paths = {trees.keys(path) for path, _ in leaves}
-    masked = {trees.keys(path) for path, leaf in leaves if _is_masked(leaf)}
+    masked = {trees.keys(path) for path, leaf in leaves if is_masked(leaf)}
     for keys in by_path:
         if not any(keys[: len(k)] == k for k in masked) and keys not in paths:
             raise ValueError(
@@ -194,7 +194,7 @@ def align(values: Any, params: Any, *, scalings: Any = None) -> Any:
             )
 
     def pick(path, leaf):
-        if _is_masked(leaf):
+        if is_masked(leaf):
             return leaf
         keys = trees.keys(path)
         if keys not in by_path:
@@ -219,14 +219,10 @@ def align(values: Any, params: Any, *, scalings: Any = None) -> Any:
             )
         return by_path[keys]
 
-    return jax.tree_util.tree_map_with_path(pick, params, is_leaf=_is_masked)
+    return jax.tree_util.tree_map_with_path(pick, params, is_leaf=is_masked)
 
 
 def _is_placeholder(params: Any) -> bool:
     """Whether this stands for parameters, as in ``optax.tree.map_params``."""
     known = params is None or isinstance(params, dict | list | tuple)
     return not known and not jax.tree.leaves(params)
-
-
-def _is_masked(leaf: Any) -> bool:
-    return isinstance(leaf, optax.MaskedNode)

@@ -19,6 +19,7 @@ import optax
 
 from mulo import mup as mup_lib
 from mulo._checks import leaf_names as trees
+from mulo._checks.masked_leaves import is_masked
 from mulo._transforms.meshes import on_meshes
 from mulo.mup import Scaling
 from mulo.mup import _axes as axes_lib
@@ -177,7 +178,7 @@ class _View:
             return tree
 
         def see(path, x, scaling):
-            if _is_masked(x) or not _differs(scaling):
+            if is_masked(x) or not _differs(scaling):
                 return x
             layout, where = _axes(path, scaling, jnp.shape(x))
             parts = axes_lib.split(jnp.asarray(x), layout, where)
@@ -191,10 +192,10 @@ class _View:
 
         self._like = jax.tree.map(
             lambda x: (
-                x if _is_masked(x) else jax.ShapeDtypeStruct(jnp.shape(x), x.dtype)
+                x if is_masked(x) else jax.ShapeDtypeStruct(jnp.shape(x), x.dtype)
             ),
             tree,
-            is_leaf=_is_masked,
+            is_leaf=is_masked,
         )
         return _map(see, tree, scalings)
 
@@ -205,7 +206,7 @@ class _View:
             return seen
 
         def back(path, x, scaling, parts):
-            if _is_masked(x) or not _differs(scaling):
+            if is_masked(x) or not _differs(scaling):
                 return parts
             leaves = jax.tree.leaves(parts)
             if not leaves:  # Masked inside the rule.
@@ -235,7 +236,7 @@ class _View:
 
 
 def _map(function, tree, *rest):
-    return jax.tree_util.tree_map_with_path(function, tree, *rest, is_leaf=_is_masked)
+    return jax.tree_util.tree_map_with_path(function, tree, *rest, is_leaf=is_masked)
 
 
 def _fields(scaling):
@@ -264,7 +265,3 @@ def _axes(path, scaling, shape):
             "use stacked= or fused= of mulo.mup.infer."
         )
     return scaling.layout, where
-
-
-def _is_masked(leaf):
-    return isinstance(leaf, optax.MaskedNode)
