@@ -11,7 +11,7 @@ from helpers import learned_goldens as goldens
 
 import mulo
 from mulo import mup
-from mulo._learned import velo_features
+from mulo._learned import loss_averages, velo_features
 
 SMALL = mulo.VeLO(lstm_hidden_size=4, param_inits=3, step_mult=0.1)
 
@@ -147,10 +147,10 @@ def test_features_are_those_of_the_paper_by_hand():
 
 
 def test_loss_features_say_where_an_average_lies_between_its_lowest_and_the_next():
-    decays = velo_features.loss_decays(1000.0)
+    decays = loss_averages.loss_decays(1000.0)
     np.testing.assert_allclose(decays[0], math.exp(-0.1), rtol=1e-6)
     np.testing.assert_allclose(decays[-1], math.exp(-0.001), rtol=1e-6)
-    state = velo_features.init_loss()
+    state = loss_averages.init_loss()
     features = correction = None
     means, lowest, cut = np.zeros(10), np.full(10, 1e12), []
     for t, loss in enumerate([4.0, 3.0, 5.0, 100.0]):
@@ -159,7 +159,7 @@ def test_loss_features_say_where_an_average_lies_between_its_lowest_and_the_next
         cut.append(min(loss, 2 * top))
         means = means * decays + cut[-1] * (1 - np.asarray(decays, np.float64))
         lowest = np.minimum(lowest, means / correction)
-        state, features = velo_features.update_loss(
+        state, features = loss_averages.update_loss(
             state, jnp.asarray(loss), jnp.asarray(t), decays
         )
         if t < 2:
@@ -270,10 +270,10 @@ def test_a_traced_horizon_that_is_none_counts_as_one():
 
 @pytest.mark.parametrize("num_steps", [10.0, 1e8, 1e12])
 def test_features_of_the_loss_are_numbers_however_long_the_run(num_steps):
-    decays = velo_features.loss_decays(num_steps)
-    state = velo_features.init_loss()
+    decays = loss_averages.loss_decays(num_steps)
+    state = loss_averages.init_loss()
     for count in range(4):
-        state, features = velo_features.update_loss(
+        state, features = loss_averages.update_loss(
             state, jnp.asarray(2.0 - 0.1 * count), jnp.asarray(count), decays
         )
         assert np.all(np.isfinite(features))
@@ -343,14 +343,14 @@ def test_what_is_missing_or_does_not_fit_is_named():
 
 
 def test_a_first_loss_that_is_no_number_leaves_no_trace_in_the_lowest_averages():
-    decays = velo_features.loss_decays(100.0)
-    state, _ = velo_features.update_loss(
-        velo_features.init_loss(), jnp.asarray(jnp.nan), jnp.asarray(0), decays
+    decays = loss_averages.loss_decays(100.0)
+    state, _ = loss_averages.update_loss(
+        loss_averages.init_loss(), jnp.asarray(jnp.nan), jnp.asarray(0), decays
     )
-    np.testing.assert_array_equal(state.lowest, velo_features.init_loss().lowest)
+    np.testing.assert_array_equal(state.lowest, loss_averages.init_loss().lowest)
     for count in range(1, 6):
         loss = jnp.asarray(3.0 - 0.1 * count)
-        state, features = velo_features.update_loss(
+        state, features = loss_averages.update_loss(
             state, loss, jnp.asarray(count), decays
         )
         assert np.all(np.isfinite(features))

@@ -152,3 +152,28 @@ def test_config_refuses_an_unknown_variant_and_names_the_known(name):
         module.get_config("no-such-variant")
     for variant in _variants(module):
         assert variant in str(caught.value)
+
+
+# What a module of mulo may import: what lies on its own floor or on a lower one.
+FLOORS = (
+    {"_version", "_files", "_hints", "_provenance", "_checks", "_transforms"},
+    {"mup"},
+    {"_designed", "_learned"},
+    {"_thetas"},
+    {"interop", "optimizers", "fetch", "__init__"},
+)
+
+
+def test_imports_inside_mulo_go_down_only():
+    floor = {name: i for i, names in enumerate(FLOORS) for name in names}
+    for path in sorted((ROOT / "mulo").rglob("*.py")):
+        own = path.relative_to(ROOT / "mulo").parts[0].removesuffix(".py")
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module == "mulo":
+                found = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                found = (node.module or "").removeprefix("mulo.").split(".")[:1]
+                found = found if (node.module or "").startswith("mulo.") else []
+            else:
+                continue
+            assert all(floor[name] <= floor[own] for name in found), (path, found)

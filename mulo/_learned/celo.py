@@ -25,6 +25,7 @@ from mulo._checks import numbers
 from mulo._checks import rule_inputs as inputs
 from mulo._learned import accumulators as accumulators_lib
 from mulo._learned import features as bank
+from mulo._learned import loss_averages
 from mulo._learned import lstm as lstm_lib
 from mulo._learned import stacks as stacks_lib
 from mulo._learned import velo_features as features
@@ -42,7 +43,7 @@ _BASE_STEP = 0.1
 class Schedule(NamedTuple):
     """State of the learned schedule."""
 
-    loss: features.LossState  # Moving averages of the loss.
+    loss: loss_averages.LossState  # Moving averages of the loss.
     hidden: jax.Array  # (1, U), float32.
     cell: jax.Array  # (1, U), float32.
 
@@ -308,13 +309,13 @@ class CeloAdam(Rule):
 
 def _init_schedule(theta: Theta) -> Schedule:
     hidden, cell = lstm_lib.initial_states(theta["lstm_init_state"], 1)
-    return Schedule(features.init_loss(), hidden, cell)
+    return Schedule(loss_averages.init_loss(), hidden, cell)
 
 
 def _advance(theta, state, loss, count, horizon):
     """One step of the LSTM: the step size, a scalar, and its new state."""
-    losses, loss_features = features.update_loss(
-        state.loss, loss, count, features.loss_decays(horizon)
+    losses, loss_features = loss_averages.update_loss(
+        state.loss, loss, count, loss_averages.loss_decays(horizon)
     )
     x = jnp.concatenate([features.progress(count / horizon), loss_features])
     params = theta["rnn_params"]

@@ -28,6 +28,7 @@ from mulo._checks import masked_leaves
 from mulo._checks import rule_inputs as inputs
 from mulo._learned import accumulators as accumulators_lib
 from mulo._learned import features as bank
+from mulo._learned import loss_averages
 from mulo._learned import lstm as lstm_lib
 from mulo._learned import stacks as stacks_lib
 from mulo._learned import velo_features as features
@@ -45,7 +46,7 @@ class VeLOState(NamedTuple):
 
     count: jax.typing.ArrayLike  # shape=(), int32. Updates applied so far.
     leaves: Any  # A `LeafState` of trees as params, float32 accumulators.
-    loss: features.LossState  # Moving averages of the loss.
+    loss: loss_averages.LossState  # Moving averages of the loss.
     hidden: jax.Array  # (T, U), float32. In the order of the tree's leaves.
     cell: jax.Array  # (T, U), float32.
 
@@ -180,7 +181,7 @@ class VeLO(Rule):
         horizon = inputs.check_num_steps("VeLO", num_steps)
         multipliers = step_factors(mup, "adam", self.base_width)
         decays = accumulators_lib.fixed_decays(self)
-        loss_decays = features.loss_decays(
+        loss_decays = loss_averages.loss_decays(
             10.0 if self.use_bugged_loss_features else horizon
         )
 
@@ -193,7 +194,7 @@ class VeLO(Rule):
             return VeLOState(
                 count=jnp.zeros((), jnp.int32),
                 leaves=accumulators_lib.init_leaves(self, params),
-                loss=features.init_loss(),
+                loss=loss_averages.init_loss(),
                 hidden=hidden,
                 cell=cell,
             )
@@ -202,7 +203,7 @@ class VeLO(Rule):
             del extra
             inputs.require_params("VeLO", params)
             inputs.check_floating("VeLO", updates)
-            new_loss, loss_features = features.update_loss(
+            new_loss, loss_features = loss_averages.update_loss(
                 state.loss,
                 inputs.loss_of("VeLO", value, loss),
                 state.count,

@@ -19,11 +19,11 @@ from mulo import _files as files
 from mulo import _hints as hints
 from mulo._learned.rule import Rule
 from mulo._thetas import card as cards
+from mulo._thetas import fetched, pylo, tensor_files
 from mulo._thetas import msgpack as legacy
-from mulo._thetas import pylo, tensor_files
 from mulo._thetas.pretrained import Pretrained
+from mulo._thetas.tensor_files import MODEL_NAME as MODEL_NAME
 
-MODEL_NAME = "model.safetensors"
 CARD_NAME = "card.json"
 
 _PICKLES = (".pickle", ".pkl", ".pt", ".pth", ".bin")
@@ -199,8 +199,6 @@ def load(
         format, or weights and card do not belong together.
       ImportError: If ``hf://`` is asked for without ``huggingface_hub``.
     """
-    from mulo import fetch  # Also run as a program; importing it earlier is noise.
-
     given = os.fspath(name_or_path)
     if not given:
         raise ValueError(
@@ -216,15 +214,15 @@ def load(
     elif isinstance(name_or_path, str) and given in names:
         path = names[given]
     elif not path.is_dir() and not path.is_file():
-        source = fetch.SOURCES.get(given)
+        source = fetched.SOURCES.get(given)
         if source is None:
             raise ValueError(
                 f"No theta called {given!r}, and no such file or directory"
-                f"{hints.nearest(given, [*names, *fetch.SOURCES])} Released: "
+                f"{hints.nearest(given, [*names, *fetched.SOURCES])} Released: "
                 f"{', '.join(names) or 'none'}. Public, after python -m mulo.fetch "
-                f"NAME: {', '.join(fetch.SOURCES)}."
+                f"NAME: {', '.join(fetched.SOURCES)}."
             )
-        path = fetch.fetched(given)
+        path = fetched.fetched(given)
     name, file = _format(path)
     # What was fetched under a name in PyLO's layout is the public μLO.
     takes_rule = name and FORMATS[name].takes_rule and not (source and name == "PyLO")

@@ -19,6 +19,8 @@ from mulo._thetas import card as cards
 _CARD, _CARD_SUM, _DATA_SUM = "mulo_card", "card_sha256", "data_sha256"
 _ALIGNMENT = 8  # Bytes, of the data.
 
+MODEL_NAME = "model.safetensors"
+
 
 def pack(tensors: Mapping[str, np.ndarray], card: Mapping[str, Any]) -> bytes:
     """Write tensors and their card, the same bytes in every process."""
