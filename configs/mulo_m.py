@@ -2,7 +2,6 @@
 
     python -m meta_train --config=configs/mulo_m.py --workdir=runs/mulo_m
     python -m meta_train --config=configs/mulo_m.py:decay --workdir=runs/mulo_m_decay
-    python -m meta_train --config=configs/mulo_m.py:text --workdir=runs/mulo_m_text
 
 From the released mulo-s, goes on with MLPs on CIFAR-10 (8x8 gray, two widths, two
 depths; 16x16), Fashion-MNIST 14x14 and digits, an autoencoder and a small transformer
@@ -12,8 +11,9 @@ task's gradient may drown the others'. docs/recipes.md says what each of these i
 
 Variants: ``full``, 47 minutes on one core; ``decay``, 81 minutes, goes on from there,
 with a learned weight decay, two convolutions, a second autoencoder and longer text: the
-released theta; ``longer`` goes on from ``full`` for two hours without these, and found
-nothing better by its probes; ``smoke``: seconds, on digits.
+released theta. Two found nothing better by their probes: ``longer`` goes on from
+``full`` for two hours without these, ``text`` from the released theta for 86 minutes
+with more text and a third convolution. ``smoke``: seconds, on digits.
 """
 
 import ml_collections
