@@ -44,7 +44,8 @@ _UPDATES = 10  # Per call.
 _BASELINE = "optax.adam"
 _NAIVE = "small_fc feature-last"
 _SMALL_HIDDEN = {"small_fc": {"hidden_size": 4}, "elo": {"hidden_size": 4}}
-_ORACLE = pathlib.Path(__file__).parent.parent / "tests" / "small_fc_oracle.py"
+_TESTS = pathlib.Path(__file__).parent.parent / "tests"
+_ORACLE = _TESTS / "helpers" / "small_fc_oracle.py"
 
 Shapes = Any  # A pytree of jax.ShapeDtypeStruct.
 # (init(params) -> state, update(grads, state, params) -> (updates, state)).

@@ -19,7 +19,7 @@ def test_released_names_are_found_and_unknown_ones_get_the_nearest(
 ):
     root = tmp_path / "mulo"
     shutil.copytree(saved, root / "checkpoints" / "mulo-digits")
-    monkeypatch.setattr(files, "__file__", str(root / "_theta_files.py"))
+    monkeypatch.setattr(files, "__file__", str(root / "_thetas" / "files.py"))
     monkeypatch.chdir(tmp_path)
     assert_same(mulo.load("mulo-digits").theta, theta_of(1))
     with pytest.raises(
