@@ -30,7 +30,7 @@ from mulo._learned import lstm as lstm_lib
 from mulo._learned import stacks as stacks_lib
 from mulo._learned import velo_features as features
 from mulo._learned import velo_network as network_lib
-from mulo._learned.feature_network import Stepper
+from mulo._learned.mlp import Stepper
 from mulo._learned.rule import Rule
 from mulo.mup._transforms import step_factors
 from mulo.mup._views import sees_weights

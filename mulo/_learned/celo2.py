@@ -34,8 +34,9 @@ from mulo._checks import masked_leaves, numbers
 from mulo._checks import rule_inputs as inputs
 from mulo._designed import newton_schulz
 from mulo._learned import accumulators, features
-from mulo._learned import feature_network as network_lib
+from mulo._learned import mlp as network_lib
 from mulo._learned import stacks as stacks_lib
+from mulo._learned.gradient_cleaning import clean
 from mulo._learned.rule import Rule
 from mulo._transforms.float32 import in_float32
 from mulo.mup._transforms import scale_by_mup
@@ -304,7 +305,7 @@ def _cleaned():
 
     def update_fn(updates, state, params=None):
         del params
-        return jax.tree.map(lambda g: features.clean(g).astype(g.dtype), updates), state
+        return jax.tree.map(lambda g: clean(g).astype(g.dtype), updates), state
 
     def init_fn(params):
         inputs.check_floating("Celo2", params)

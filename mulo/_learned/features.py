@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from mulo._learned.accumulators import Decays, Factoring, LeafState
+from mulo._learned.gradient_cleaning import clean
 
 # In the order of the published networks' inputs, and as public files split the first
 # layer of those that have all of them.
@@ -59,7 +60,6 @@ READ_TOGETHER = (
 
 TIMESCALES = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000)  # Steps.
 
-GRADIENT_CLIP = 1_000.0  # Gradient units.
 _CLIP_FEATURE = 0.1  # Gradient units.
 
 
@@ -121,16 +121,6 @@ SMALL_FC = Form(
 )
 VELO = Form(vector_eps=0.0)
 CELO2 = Form(rms_eps=1e-8, vector_eps=None, norm_eps=1e-9, by_matrix=True)
-
-
-def clean(grad: jax.typing.ArrayLike) -> jax.Array:
-    """A gradient in float32, cut to ±1000; what is not a number counts as zero."""
-    # Differs from the public codes, which let one NaN into their accumulators for good;
-    # by way of VeLO's LSTM it reaches every tensor.
-    grad = jnp.nan_to_num(
-        jnp.asarray(grad, jnp.float32), posinf=GRADIENT_CLIP, neginf=-GRADIENT_CLIP
-    )
-    return jnp.clip(grad, -GRADIENT_CLIP, GRADIENT_CLIP)
 
 
 def accumulate(

@@ -25,7 +25,7 @@ import optax
 
 from mulo._checks import rule_inputs as inputs
 from mulo._learned import accumulators, features
-from mulo._learned import feature_network as network_lib
+from mulo._learned import mlp as network_lib
 from mulo._learned import stacks as stacks_lib
 from mulo._learned.rule import Rule
 from mulo.mup._transforms import step_factors

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mulo._learned import feature_network as network_lib
 from mulo._learned import features
 from mulo._learned import lstm as lstm_lib
+from mulo._learned import mlp as network_lib
 
 Theta = Any
 
