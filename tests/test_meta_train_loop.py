@@ -211,7 +211,7 @@ def test_runs_that_all_diverge_stop_the_run_by_name(tmp_path):
 
 def test_a_theta_of_another_rule_is_refused_as_a_start(tmp_path):
     config = small_config()
-    rule = mulo.SmallFC(hidden_size=2, step_mult=0.5)
+    rule = mulo.SmallFC(hidden_size=2, hidden_layers=1, step_mult=0.5)
     mulo.save(tmp_path / "theta", rule, rule.init(jax.random.key(0)))
     config["init_theta"] = str(tmp_path / "theta")
     with pytest.raises(

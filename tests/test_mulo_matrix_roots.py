@@ -128,7 +128,7 @@ _AT_ONCE = """
 import os
 os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
 import jax, jax.numpy as jnp
-from mulo import _matrix_roots as roots
+from mulo._designed import roots
 
 def decompose(matrices, olds):
     refined = [roots.refine(m, old)[0] for m, old in zip(matrices, olds)]

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import full_compile
 
 from tasks import names
 from tasks.models import activations
@@ -23,7 +24,7 @@ EXPECTED = {
 
 @pytest.mark.parametrize("name", names.ACTIVATIONS)
 def test_each_name_stands_for_its_function(name):
-    got = activations.get(name)(jnp.asarray(X))
+    got = full_compile.jit(activations.get(name))(jnp.asarray(X))
     expected = [EXPECTED[name](float(x)) for x in X]
     np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-7)
 
