@@ -1,8 +1,8 @@
 """Optimizers on parameters sharded over four simulated devices.
 
-``python tests/mesh_parts.py CHECK …`` prints what failed as JSON, by check, an empty
-text where nothing did. It is a process of its own: the number of devices cannot change
-once there are any.
+``python -m helpers.mesh_parts CHECK …`` (in ``tests/``) prints what failed as JSON, by
+check, an empty text where nothing did. It is a process of its own: the number of
+devices cannot change once there are any.
 """
 
 import functools
