@@ -17,7 +17,7 @@ import sys
 from absl import flags
 from ml_collections import config_flags
 
-from evaluate.sweep import run
+from evaluate import run
 from tasks import command
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Sweep.", lock_config=True)

@@ -8,9 +8,10 @@ import pytest
 from helpers import fast_compile
 
 from configs.evaluate import base
+from evaluate import run
 from evaluate.optimizers import names
 from evaluate.report import writing
-from evaluate.sweep import axes, run, training
+from evaluate.sweep import axes, training
 
 NAMES = tuple(names.SPECS)
 # These compile for long, and their forms under μP, which are swept, are the same

@@ -5,8 +5,9 @@ import polars
 import pytest
 from helpers import fast_compile, sweep_parts
 
+from evaluate import run
 from evaluate.report import tables, writing
-from evaluate.sweep import run, training
+from evaluate.sweep import training
 from mulo import _files as files
 
 GRID = (0.1, 1.0)
