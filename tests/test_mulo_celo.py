@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 from helpers import learned_goldens as goldens
+from helpers.theta_parts import drawn_theta
 
 import mulo
 from mulo import mup
@@ -15,14 +16,6 @@ from mulo import mup
 CELO = mulo.Celo(lstm_hidden_size=4, step_mult=0.1)
 ADAM = mulo.CeloAdam(lstm_hidden_size=4)
 RULES: dict[str, Any] = {"Celo": CELO, "CeloAdam": ADAM}
-
-
-def theta_of(rule, seed=0):
-    """Like a trained theta: nothing is zero."""
-    leaves, treedef = jax.tree.flatten(jax.eval_shape(rule.init, jax.random.key(0)))
-    rng = np.random.default_rng(seed)
-    drawn = [jnp.asarray(rng.normal(size=x.shape) * 0.3, jnp.float32) for x in leaves]
-    return treedef.unflatten(drawn)
 
 
 def draw(shapes, seed=0):
@@ -59,7 +52,7 @@ def test_one_step_of_celo_by_hand():
     # One MLP: the normalized gradient goes through two layers, as relu(x) - relu(-x).
     # The LSTM's step size has a bias of log 2.
     rule = mulo.Celo(lstm_hidden_size=2, ff_hidden_size=2, step_mult=0.5, exp_mult=0.2)
-    theta = jax.tree.map(jnp.zeros_like, theta_of(rule))
+    theta = jax.tree.map(jnp.zeros_like, drawn_theta(rule))
     theta["rnn_params"]["step_size"]["b"] = jnp.asarray([math.log(2.0)])
     bank = theta["ff_mod_stack"]
     bank["w0__0"] = jnp.asarray([[[1.0, -1.0]]])
@@ -84,7 +77,7 @@ def test_one_step_of_celo_by_hand():
 
 def test_celo_adam_with_a_silent_lstm_is_adam():
     # exp(0) * 0.1 * step_mult; the public code adds 1e-10 inside the root.
-    tx = ADAM.transform(jax.tree.map(jnp.zeros_like, theta_of(ADAM)), num_steps=10)
+    tx = ADAM.transform(jax.tree.map(jnp.zeros_like, drawn_theta(ADAM)), num_steps=10)
     adam = optax.adam(0.1 * 0.001, eps=1e-8, eps_root=1e-10)
     params = draw({"w": (3, 2), "b": (2,), "s": ()})
     state, reference = tx.init(params), adam.init(params)
@@ -100,7 +93,7 @@ def test_celo_adam_with_a_silent_lstm_is_adam():
 @pytest.mark.parametrize("name", RULES)
 def test_mup_multiplies_the_update_of_hidden_matrices_only(name):
     rule = dataclasses.replace(RULES[name], base_width=8.0)
-    theta = theta_of(rule)
+    theta = drawn_theta(rule)
     if name == "Celo":
         rule = dataclasses.replace(rule, param_scale_mult=False)
     params = draw({"in": (3, 16), "hidden": (16, 16), "out": (16, 2), "b": (16,)})
@@ -117,13 +110,13 @@ def test_mup_multiplies_the_update_of_hidden_matrices_only(name):
 def test_celo_with_parameter_scale_refuses_a_mup_tree():
     scalings = {"w": mup.Scaling("hidden", 4, 4)}
     with pytest.raises(ValueError, match=r"use Celo\(param_scale_mult=False\)"):
-        CELO.transform(theta_of(CELO), num_steps=20, mup=scalings)
+        CELO.transform(drawn_theta(CELO), num_steps=20, mup=scalings)
 
 
 @pytest.mark.parametrize("name", RULES)
 def test_the_schedule_depends_on_the_horizon_and_the_loss_alone(name):
     rule = RULES[name]
-    theta = theta_of(rule)
+    theta = drawn_theta(rule)
 
     @jax.jit
     def hidden(num_steps, losses, params):
@@ -147,7 +140,7 @@ def test_the_schedule_depends_on_the_horizon_and_the_loss_alone(name):
 @pytest.mark.parametrize("name", RULES)
 def test_entries_that_are_no_numbers_count_as_zero(name):
     rule = RULES[name]
-    tx = rule.transform(theta_of(rule), num_steps=20)
+    tx = rule.transform(drawn_theta(rule), num_steps=20)
     params = draw({"w": (3, 2)})
     update = jax.jit(lambda g, loss: tx.update(g, tx.init(params), params, value=loss))
     bad = {"w": params["w"].at[0, 0].set(jnp.nan).at[1, 0].set(jnp.inf)}
@@ -161,7 +154,7 @@ def test_entries_that_are_no_numbers_count_as_zero(name):
 @pytest.mark.parametrize("name", RULES)
 def test_a_traced_horizon_that_is_none_counts_as_one(name):
     rule = RULES[name]
-    theta, params = theta_of(rule), draw({"w": (3, 2)})
+    theta, params = drawn_theta(rule), draw({"w": (3, 2)})
 
     @jax.jit
     def step(num_steps):
@@ -177,7 +170,7 @@ def test_a_traced_horizon_that_is_none_counts_as_one(name):
 @pytest.mark.parametrize("name", RULES)
 def test_what_is_missing_or_does_not_fit_is_named(name):
     rule = RULES[name]
-    theta = theta_of(rule)
+    theta = drawn_theta(rule)
     with pytest.raises(ValueError, match=f"{name} must know .* give num_steps"):
         rule.transform(theta)
     with pytest.raises(ValueError, match="theta leaf 'lstm_init_state/cell'"):

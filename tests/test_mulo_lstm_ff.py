@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 from helpers import learned_goldens as goldens
+from helpers.theta_parts import drawn_theta
 
 import mulo
 from mulo import mup
@@ -20,14 +21,6 @@ SMALL = mulo.LSTMFF(
     lstm_to_ff=2,
     step_mult=0.1,
 )
-
-
-def theta_of(rule, seed=0):
-    """Like a trained theta: nothing is zero."""
-    leaves, treedef = jax.tree.flatten(jax.eval_shape(rule.init, jax.random.key(0)))
-    rng = np.random.default_rng(seed)
-    drawn = [jnp.asarray(rng.normal(size=x.shape) * 0.3, jnp.float32) for x in leaves]
-    return treedef.unflatten(drawn)
 
 
 def draw(shapes, seed=0):
@@ -62,7 +55,7 @@ def test_one_step_by_hand():
     # carries the LSTM's message, a constant 2, to the magnitude. The message back is
     # the mean of that unit, times 5.
     rule = dataclasses.replace(SMALL, hidden_layers=1, exp_mult=0.1)
-    theta = jax.tree.map(jnp.zeros_like, theta_of(rule))
+    theta = jax.tree.map(jnp.zeros_like, drawn_theta(rule))
     theta["rnn_to_ff_params"]["b"] = jnp.asarray([2.0, 0.0])
     first, last = theta["ffmod_params"]["linear_0"], theta["ffmod_params"]["linear_1"]
     assert first["w"].shape == (3 + 4 * 5 + 11 + 3 + 2, 3)
@@ -90,7 +83,7 @@ def test_one_step_by_hand():
 
 
 def test_validation_losses_are_taken_in_and_move_nothing():
-    tx = SMALL.transform(theta_of(SMALL))
+    tx = SMALL.transform(drawn_theta(SMALL))
     params = draw({"w": (3, 2), "b": (2,)})
     update = jax.jit(
         lambda s, loss, valid: tx.update(params, s, params, value=loss, is_valid=valid)
@@ -109,7 +102,7 @@ def test_validation_losses_are_taken_in_and_move_nothing():
 
 
 def test_large_tensors_go_through_the_network_in_pieces(monkeypatch):
-    tx = SMALL.transform(theta_of(SMALL))
+    tx = SMALL.transform(drawn_theta(SMALL))
     params = draw({"w": (7, 5), "v": (7, 5), "b": (6,)})
     whole, state = run_steps(tx, params, 2)
     monkeypatch.setattr(lstm_ff_features, "_PIECE", 6)  # 35 = 5 pieces and a rest.
@@ -121,7 +114,7 @@ def test_large_tensors_go_through_the_network_in_pieces(monkeypatch):
 
 def test_messages_are_in_the_order_of_the_tree_and_masked_leaves_take_no_part():
     # Tensors are stacked by shape; a and c, of one shape, lie around b.
-    tx = SMALL.transform(theta_of(SMALL))
+    tx = SMALL.transform(drawn_theta(SMALL))
     params = draw({"a": (3, 2), "b": (4,), "c": (3, 2)})
 
     want, state = run_steps(tx, params, 2)
@@ -141,7 +134,7 @@ def test_messages_are_in_the_order_of_the_tree_and_masked_leaves_take_no_part():
 
 def test_mup_multiplies_the_update_of_hidden_matrices_only():
     rule = dataclasses.replace(SMALL, base_width=8.0)
-    theta = theta_of(rule)
+    theta = drawn_theta(rule)
     params = draw({"in": (3, 16), "hidden": (16, 16), "out": (16, 2), "b": (16,)})
     narrow = draw({"in": (3, 8), "hidden": (8, 8), "out": (8, 2), "b": (8,)})
     want, _ = run_steps(rule.transform(theta), params, 1)
@@ -152,7 +145,7 @@ def test_mup_multiplies_the_update_of_hidden_matrices_only():
 
 
 def test_entries_that_are_no_numbers_count_as_zero_and_such_losses_as_large():
-    tx = SMALL.transform(theta_of(SMALL))
+    tx = SMALL.transform(drawn_theta(SMALL))
     params = draw({"w": (3, 2), "b": (2,)})
     update = jax.jit(lambda g, s, loss: tx.update(g, s, params, value=loss))
     state = update(params, tx.init(params), 1.0)[1]
@@ -175,7 +168,7 @@ def test_initial_theta_has_the_published_sizes():
 
 
 def test_what_is_missing_or_does_not_fit_is_named():
-    theta = theta_of(SMALL)
+    theta = drawn_theta(SMALL)
     with pytest.raises(ValueError, match="theta leaf 'ffmod_params/linear_0/b'"):
         dataclasses.replace(SMALL, hidden_size=9).transform(theta)
     tx = SMALL.transform(theta)

@@ -1,4 +1,3 @@
-import json
 import pathlib
 from typing import Any
 
@@ -8,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 from helpers import full_compile
+from helpers.goldens import golden
 
 import mulo
 from mulo import mup
@@ -37,15 +37,6 @@ CASES = {
         "weight_decay": 0.1,
     },
 }
-
-
-def golden(case):
-    groups = {}
-    with np.load(GOLDEN / f"{case}.npz") as arrays:
-        for path in arrays:
-            kind, _, leaf = path.partition("/")
-            groups.setdefault(kind, {})[leaf] = arrays[path]
-    return groups, json.loads((GOLDEN / f"{case}.json").read_text())
 
 
 def with_initial_statistics(state, eps):

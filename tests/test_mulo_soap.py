@@ -1,4 +1,3 @@
-import json
 import math
 import pathlib
 
@@ -8,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 from helpers import full_compile
+from helpers.goldens import golden
 
 import mulo
 from mulo import mup
@@ -24,15 +24,6 @@ CASES = {
     "soap_precondition_1d": {"precondition_1d": True},
     "soap_shampoo_beta": {"shampoo_beta": 0.9, "b1": 0.9, "b2": 0.99},
 }
-
-
-def golden(case):
-    groups = {}
-    with np.load(GOLDEN / f"{case}.npz") as arrays:
-        for path in arrays:
-            kind, _, leaf = path.partition("/")
-            groups.setdefault(kind, {})[leaf] = arrays[path]
-    return groups, json.loads((GOLDEN / f"{case}.json").read_text())
 
 
 def with_bases(state, params, options, bases):

@@ -8,20 +8,13 @@ import numpy as np
 import optax
 import pytest
 from helpers import learned_goldens as goldens
+from helpers.theta_parts import drawn_theta
 
 import mulo
 from mulo import mup
 from mulo._learned import loss_averages, velo_features
 
 SMALL = mulo.VeLO(lstm_hidden_size=4, param_inits=3, step_mult=0.1)
-
-
-def theta_of(rule, seed=0):
-    """Like a trained theta: nothing is zero."""
-    leaves, treedef = jax.tree.flatten(jax.eval_shape(rule.init, jax.random.key(0)))
-    rng = np.random.default_rng(seed)
-    drawn = [jnp.asarray(rng.normal(size=x.shape) * 0.3, jnp.float32) for x in leaves]
-    return treedef.unflatten(drawn)
 
 
 def draw(shapes, seed=0):
@@ -69,7 +62,7 @@ def test_initial_theta_has_the_published_names_and_shapes():
 
 def test_a_theta_of_full_size_is_saved_loaded_and_makes_a_step(tmp_path):
     rule = mulo.VeLO()
-    theta = jax.tree.map(lambda x: x * 0.1, theta_of(rule))
+    theta = jax.tree.map(lambda x: x * 0.1, drawn_theta(rule))
     loaded = mulo.load(mulo.save(tmp_path, rule, theta))
     assert loaded.rule == rule
     jax.tree.map(np.testing.assert_array_equal, loaded.theta, theta)
@@ -99,7 +92,7 @@ def test_one_step_by_hand():
         step_mult=0.1,
         exp_mult=0.2,
     )
-    theta = jax.tree.map(jnp.zeros_like, theta_of(rule))
+    theta = jax.tree.map(jnp.zeros_like, drawn_theta(rule))
     theta["rnn_params"]["rnn_to_controls"]["b"] = jnp.asarray([2.0, 0.0])
     theta["rnn_params"]["step_size"]["b"] = jnp.asarray([0.5])
     bank = theta["ff_mod_stack"]
@@ -173,7 +166,7 @@ def test_loss_features_say_where_an_average_lies_between_its_lowest_and_the_next
 
 
 def test_tensors_see_each_other_and_masked_and_empty_ones_are_not_seen():
-    params, theta = draw({"a": (3, 2), "b": (4,), "c": ()}), theta_of(SMALL)
+    params, theta = draw({"a": (3, 2), "b": (4,), "c": ()}), drawn_theta(SMALL)
     # Tensors speak by the maximum over them: let scalars (rank 0) speak up.
     rank0 = 9 + 9 + 1
     common = theta["rnn_params"]["linear_1"]
@@ -198,7 +191,7 @@ def test_tensors_see_each_other_and_masked_and_empty_ones_are_not_seen():
 
 def test_the_state_of_the_lstm_is_in_the_order_of_the_tree():
     # Tensors are stacked by shape; a and c, of one shape, lie around b.
-    rule, theta = SMALL, theta_of(SMALL)
+    rule, theta = SMALL, drawn_theta(SMALL)
     tx = rule.transform(theta, num_steps=20)
     params = draw({"a": (3, 2), "b": (4,), "c": (3, 2)})
     _, state = first_step(tx, params, params)
@@ -210,7 +203,7 @@ def test_the_state_of_the_lstm_is_in_the_order_of_the_tree():
 
 def test_mup_multiplies_the_update_of_hidden_matrices_only():
     rule = dataclasses.replace(SMALL, param_scale_mult=False, base_width=8.0)
-    theta = theta_of(rule)
+    theta = drawn_theta(rule)
     shapes = {"in": (3, 16), "hidden": (16, 16), "out": (16, 2), "b": (16,)}
     narrow = {"in": (3, 8), "hidden": (8, 8), "out": (8, 2), "b": (8,)}
     params = draw(shapes)
@@ -227,7 +220,7 @@ def test_mup_multiplies_the_update_of_hidden_matrices_only():
 
 def test_theta_and_horizon_may_be_vmapped_over():
     thetas = jax.tree.map(
-        lambda *xs: jnp.stack(xs), theta_of(SMALL, 1), theta_of(SMALL, 2)
+        lambda *xs: jnp.stack(xs), drawn_theta(SMALL, 1), drawn_theta(SMALL, 2)
     )
     horizons = jnp.asarray([10, 1000])
     params = draw({"w": (3, 2), "b": (2,)})
@@ -252,7 +245,7 @@ def test_theta_and_horizon_may_be_vmapped_over():
 
 
 def test_a_traced_horizon_that_is_none_counts_as_one():
-    theta = theta_of(SMALL)
+    theta = drawn_theta(SMALL)
     params = draw({"w": (3, 2), "b": (2,)})
 
     @jax.jit
@@ -280,7 +273,7 @@ def test_features_of_the_loss_are_numbers_however_long_the_run(num_steps):
 
 
 def test_entries_that_are_no_numbers_count_as_zero_and_such_losses_as_large():
-    tx = SMALL.transform(theta_of(SMALL), num_steps=20)
+    tx = SMALL.transform(drawn_theta(SMALL), num_steps=20)
     params = draw({"w": (3, 2), "b": (2,)})
     update = jax.jit(lambda g, s, loss: tx.update(g, s, params, value=loss))
 
@@ -320,7 +313,7 @@ def test_a_bad_architecture_is_refused(arguments, message):
 
 
 def test_what_is_missing_or_does_not_fit_is_named():
-    theta = theta_of(SMALL)
+    theta = drawn_theta(SMALL)
     with pytest.raises(ValueError, match=r"VeLO must know .* give num_steps"):
         SMALL.transform(theta)
     with pytest.raises(ValueError, match="must be a finite number >= 1, got 0"):

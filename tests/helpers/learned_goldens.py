@@ -1,6 +1,5 @@
 """Golden trajectories of learned optimizers with an LSTM, and following them."""
 
-import json
 import os
 import pathlib
 
@@ -11,9 +10,9 @@ import optax
 import pytest
 
 from helpers import full_compile
+from helpers.goldens import GOLDEN as GOLDEN
+from helpers.goldens import read as read
 from mulo._thetas import msgpack
-
-GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 
 
 def public_weights() -> pathlib.Path:
@@ -26,16 +25,6 @@ def public_weights() -> pathlib.Path:
             f"no public weights in {folder}; set MULO_PUBLIC_WEIGHTS to their folder"
         )
     return folder
-
-
-def read(path):
-    """Arrays of a trajectory, grouped by kind, and its description."""
-    groups = {}
-    with np.load(path.with_suffix(".npz")) as arrays:
-        for name in arrays:
-            kind, _, leaf = name.partition("/")
-            groups.setdefault(kind, {})[leaf] = arrays[name]
-    return groups, json.loads(path.with_suffix(".json").read_text())
 
 
 def theta_of(leaves):

@@ -9,12 +9,16 @@ import mulo
 RULE = mulo.SmallFC(hidden_size=4, step_mult=0.01, base_width=8.0)
 
 
-def theta_of(seed, rule=RULE):
+def drawn_theta(rule, seed=0, scale=0.3):
     """Like a trained theta: nothing is zero."""
     leaves, treedef = jax.tree.flatten(jax.eval_shape(rule.init, jax.random.key(0)))
     rng = np.random.default_rng(seed)
-    drawn = [jnp.asarray(rng.normal(size=x.shape) * 0.1, jnp.float32) for x in leaves]
+    drawn = [jnp.asarray(rng.normal(size=x.shape) * scale, jnp.float32) for x in leaves]
     return treedef.unflatten(drawn)
+
+
+def theta_of(seed, rule=RULE):
+    return drawn_theta(rule, seed, scale=0.1)
 
 
 def assert_same(a, b):
