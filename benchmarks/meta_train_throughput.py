@@ -25,7 +25,7 @@ import mulo
 import tasks
 from benchmarks import _harness
 from benchmarks import _peer_learned_optimization as peer
-from meta_train import pes, unroll
+from meta_train import devices, estimators, unroll
 
 _BENCHMARK = "meta_train_throughput"
 _SEED = 0
@@ -40,7 +40,7 @@ def our_estimator_step(case: _harness.Case) -> _harness.Step:
     task = tasks.get(
         f"sp-mlp-w{units}-d{len(case.widths)}-{data}", batch_size=case.batch_size
     )
-    config = pes.PESConfig(
+    config = estimators.EstimatorConfig(
         sigma=case.sigma,
         num_pairs=case.num_pairs,
         trunc_steps=case.trunc_steps,
@@ -50,7 +50,7 @@ def our_estimator_step(case: _harness.Case) -> _harness.Step:
     inner = unroll.Inner(
         rule=rule, family=tasks.TaskFamily(task), loss_ceiling=math.inf
     )
-    estimator = pes.PES(inner, config, pes.make_mesh(case.num_pairs))
+    estimator = estimators.make(config, inner, devices.make_mesh(case.num_pairs))
     theta_key, init_key = jax.random.split(jax.random.key(_SEED))
     theta = jax.device_put(rule.init(theta_key), estimator.replicated)
     arrays = jax.device_put(dict(task.dataset.arrays("train")), estimator.replicated)

@@ -49,7 +49,8 @@ def meta_training() -> ml_collections.ConfigDict:
             small_fc=dict(hidden_size=32, step_mult=0.01, base_width=1.0),
             annealed_fc=dict(hidden_size=32, step_mult=0.01, base_width=1.0),
         ),
-        pes=dict(
+        estimator=dict(  # See meta_train/estimators/.
+            name="pes",
             sigma=0.01,  # units of theta
             # One for all tasks, or a tuple with one for each.
             num_pairs=config_dict.FieldReference(8, field_type=object),
@@ -58,8 +59,11 @@ def meta_training() -> ml_collections.ConfigDict:
             # The same.
             max_length_steps=config_dict.FieldReference(1_000, field_type=object),
             curriculum=(),  # (from meta-step, max_length_steps)
-            noise="fresh",  # or reused, over a whole run
+            noise_period=4,  # of gpes: truncations with one perturbation
+            loss_diff="value",  # or sign
             loss_diff_clip=0.5,  # as the objective counts
+            winsorize_frac=0.0,  # share of the pairs
+            num_truncs=1,  # averaged into one gradient
         ),
         meta_optimizer=dict(
             peak_lr=3e-3,
@@ -90,6 +94,8 @@ def smoke(c: ml_collections.ConfigDict) -> None:
     """Make a run one of seconds on digits, where compiling is most of the time."""
     c.tasks, c.batch_examples = ("mlp-w8-d2-digits",), 16
     c.rule_defaults.update(rules.smoke())
-    c.pes.update(num_pairs=2, trunc_steps=5, min_length_steps=5, max_length_steps=20)
+    c.estimator.update(
+        num_pairs=2, trunc_steps=5, min_length_steps=5, max_length_steps=20
+    )
     c.meta_optimizer.update(warmup_steps=1, decay_steps=6)
     c.run.update(meta_steps=6, log_steps=1, checkpoint_steps=2)

@@ -27,7 +27,7 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     c = base.meta_training()
     c.tasks = ("fast_velo",)
     c.augment.reparam = "global"
-    c.pes.update(max_length_steps=2_000, loss_diff_clip=float("inf"))
+    c.estimator.update(max_length_steps=2_000, loss_diff_clip=float("inf"))
     c.meta_optimizer.update(peak_lr=3e-4, end_lr=3e-5, decay_steps=100_000)
     c.run.update(meta_steps=100_000, log_steps=50, checkpoint_steps=1_000)
     if variant == "full_sp":

@@ -32,7 +32,7 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
         c.tasks = ("mlp-w32-d3-cifar10:8x8:gray",)
         if variant == "cpu_long":
             c.init_theta = "runs/cifar/theta"
-            c.pes.max_length_steps = 10_000
+            c.estimator.max_length_steps = 10_000
             c.meta_optimizer.update(
                 peak_lr=1e-3, end_lr=3e-5, warmup_steps=50, decay_steps=1_500
             )

@@ -27,7 +27,7 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
         c.tasks = ("mlpae-w32-d3-digits",)
         c.rule.name = "learned_muon"
         c.objective.weights = "late"
-        c.pes.update(
+        c.estimator.update(
             sigma=0.1,
             trunc_steps=20,
             min_length_steps=50,

@@ -17,9 +17,9 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     """Return the config of a variant."""
     c = mulo_s.get_config(variant)
     c.rule.name = "annealed_fc"
-    c.pes.sigma = 0.03
+    c.estimator.sigma = 0.03
     c.meta_optimizer.peak_lr = 3e-3
     if variant == "full":
-        c.pes.min_length_steps = 100
+        c.estimator.min_length_steps = 100
         c.meta_optimizer.warmup_steps = 100
     return c

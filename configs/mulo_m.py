@@ -56,7 +56,7 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     c.rule.name = "learned_muon"
     c.init_theta = "mulo-s"
     c.objective.update(weights="late", transform="log", log_floor=0.001)
-    c.pes.update(
+    c.estimator.update(
         sigma=0.1,
         num_pairs=num_pairs,
         min_length_steps=100,

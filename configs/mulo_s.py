@@ -19,7 +19,7 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     c.batch_examples = 128
     c.rule.name = "learned_muon"
     c.objective.weights = "late"
-    c.pes.update(
+    c.estimator.update(
         sigma=0.1, min_length_steps=200, max_length_steps=2_000, noise="reused"
     )
     c.meta_optimizer.update(

@@ -25,13 +25,13 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     c.tasks = ("mlp-w128-d3-imagenet_resized/32x32",)
     c.batch_examples = 4_096
     c.loss_ceiling = 20.0
-    c.pes.loss_diff_clip = float("inf")
+    c.estimator.loss_diff_clip = float("inf")
     c.meta_optimizer.update(end_lr=1e-3, decay_steps=4_900, clip_order="after")
     c.run.checkpoint_steps = 100
     if variant == "smoke":
         base.smoke(c)
         c.tasks, c.batch_examples = ("mlp-w16-d3-synthetic:32x32x3:1000",), 8
-        c.pes.update(trunc_steps=2, min_length_steps=2, max_length_steps=6)
+        c.estimator.update(trunc_steps=2, min_length_steps=2, max_length_steps=6)
         c.meta_optimizer.update(warmup_steps=100, decay_steps=4_900)
         c.run.meta_steps = 2
     elif variant != "full":

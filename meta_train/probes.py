@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from meta_train import pes, unroll
+from meta_train import devices, unroll
 
 _LATE_FRAC = 0.05  # Of a run's steps, the last.
 _LARGEST_LOSS = 1e6  # Of a diverged run, if no ceiling is lower.
@@ -93,7 +93,7 @@ class Probe:
 
     @functools.cached_property
     def _replicated(self):
-        return NamedSharding(pes.make_mesh(self.num_seeds), PartitionSpec())
+        return NamedSharding(devices.make_mesh(self.num_seeds), PartitionSpec())
 
     @functools.cached_property
     def _arrays(self):
@@ -123,7 +123,7 @@ class Probe:
             return jax.lax.map(
                 lambda key: self._run(theta, key, arrays),
                 keys,
-                batch_size=pes.side_by_side(keys.shape[0], self.inner.num_params()),
+                batch_size=devices.side_by_side(keys.shape[0], self.inner.num_params()),
             )
 
         def losses(theta, arrays):

@@ -14,13 +14,14 @@ import jax
 import mulo
 import tasks
 from meta_train import (
+    estimators,
     loop,
     meta_optimizer,
     objective,
-    pes,
     probes,
     reporting,
     rules,
+    trainer,
     unroll,
 )
 from meta_train import workdir as workdir_lib
@@ -29,7 +30,7 @@ from tasks import augmentation, suites
 from tasks.data import tfds_sets
 
 
-def build(config: Mapping[str, Any]) -> loop.MetaTrainer:
+def build(config: Mapping[str, Any]) -> trainer.MetaTrainer:
     """Make the trainer a config describes; opens its data sets.
 
     Args:
@@ -39,6 +40,7 @@ def build(config: Mapping[str, Any]) -> loop.MetaTrainer:
       ValueError: If a value is out of range, a task, rule or theta unknown.
     """
     rules.resolve(config)  # A wrong name should not wait for data sets.
+    estimators.find(config["estimator"]["name"])
     names = task_names(config)
     augment = augmentation.AugmentConfig(**config["augment"])
     families = [
@@ -71,10 +73,10 @@ def build(config: Mapping[str, Any]) -> loop.MetaTrainer:
                 f"{inner.family.task.name!r}, or no early loss tells anything; got "
                 f"{config['loss_ceiling']}."
             )
-    return loop.MetaTrainer(
+    return trainer.MetaTrainer(
         rule=rule,
         inners=inners,
-        pes_config=_pes_configs(config, names),
+        estimator_config=_estimator_configs(config, names),
         meta_optimizer_config=meta_optimizer.MetaOptimizerConfig(
             **config["meta_optimizer"]
         ),
@@ -99,19 +101,19 @@ def _init_theta(name: str, rule: mulo.Rule) -> Any:
         ) from error
 
 
-def _pes_configs(
+def _estimator_configs(
     config: Mapping[str, Any], names: Sequence[str]
-) -> list[pes.PESConfig]:
+) -> list[estimators.EstimatorConfig]:
     """The estimators' settings, one per task; two of them may be given per task."""
-    section = config["pes"]
+    section = config["estimator"]
     of_task = {
-        key: per_task(f"pes.{key}", section[key], names)
+        key: per_task(f"estimator.{key}", section[key], names)
         for key in ("num_pairs", "max_length_steps")
     }
     configs = []
     for i in range(len(names)):
         own: dict[str, Any] = {key: values[i] for key, values in of_task.items()}
-        configs.append(pes.PESConfig(**{**section, **own}))
+        configs.append(estimators.EstimatorConfig(**{**section, **own}))
     return configs
 
 

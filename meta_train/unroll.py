@@ -79,6 +79,8 @@ class Inner:
         num_steps: int,
         length: jax.Array | None = None,
         valid_arrays: tasks.base.Arrays | None = None,
+        *,
+        remat: bool = False,
     ) -> tuple[InnerState, jax.Array]:
         """Train for ``num_steps``.
 
@@ -91,6 +93,7 @@ class Inner:
           length: Inner steps of the whole run, shape=(), int32, the same in every call;
             for rules that must know how long a run is, not used by others.
           valid_arrays: The validation split, to have its losses as well.
+          remat: Do each step again when differentiated: memory for states only.
 
         Returns:
           The state after the last step, and the minibatch losses before each update:
@@ -119,6 +122,8 @@ class Inner:
             state = InnerState(params, opt_state, state.task_params)
             return state, jnp.minimum(loss, self.loss_ceiling)
 
+        if remat:
+            step = jax.checkpoint(step)
         return jax.lax.scan(step, state, jax.random.split(key, num_steps))
 
     def num_params(self) -> int:

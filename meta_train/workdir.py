@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from meta_train import objective, probes, rules
+from meta_train import estimators, objective, probes, rules
 from mulo import _files as files
 
 CONFIG = "config.json"
@@ -42,7 +42,11 @@ _ADDED: Mapping[str, Any] = {
     "objective": dataclasses.asdict(objective.MEAN_LOSS),
     "normalize_grads": False,
     "task_clip_norm": 0.0,
-    "pes": {"noise": "fresh"},
+    "estimator": {
+        field.name: field.default
+        for field in dataclasses.fields(estimators.EstimatorConfig)
+        if field.name in ("noise_period", "loss_diff", "winsorize_frac", "num_truncs")
+    },
     "probes": {**dataclasses.asdict(probes.ProbeConfig()), "tasks": []},
 }
 
@@ -82,6 +86,11 @@ def claim(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
         ) from error
     if "rule" in there:  # One saved without a name has it by now.
         there["rule"] = {"name": rules.DEFAULT, **there["rule"]}
+    if "pes" in there:  # When there was one estimator.
+        section = there.pop("pes")
+        noise = section.pop("noise", "fresh")
+        name = {"fresh": "pes", "reused": "noise_reuse_es"}[noise]
+        there["estimator"] = {"name": name, **section}
     old, new = flatten(there), flatten(json.loads(text))
     for key, value in flatten(_ADDED).items():
         if key in new:

@@ -24,7 +24,7 @@ EVERYTHING = dict(
 def small_config(tasks=("mlp-w4-d1-synthetic:2x2x1:3",), augment=None):
     c = paper_mulo_m.get_config("smoke").to_dict()
     c["tasks"], c["batch_examples"], c["rule"]["hidden_size"] = tasks, 4, 2
-    c["pes"] |= dict(min_length_steps=2, max_length_steps=6)
+    c["estimator"] |= dict(min_length_steps=2, max_length_steps=6)
     c["augment"] |= augment or {}
     return c
 
@@ -190,8 +190,12 @@ def test_fast_velo_follows_celos_recipe():
     assert c.batch_examples == 64
     assert (c.augment.reparam, c.augment.reparam_low) == ("global", 1e-3)
     assert c.augment.reparam_high == 1e3
-    assert (c.pes.sigma, c.pes.num_pairs, c.pes.trunc_steps) == (0.01, 8, 50)
-    assert (c.pes.min_length_steps, c.pes.max_length_steps) == (100, 2_000)
+    assert (c.estimator.sigma, c.estimator.num_pairs, c.estimator.trunc_steps) == (
+        0.01,
+        8,
+        50,
+    )
+    assert (c.estimator.min_length_steps, c.estimator.max_length_steps) == (100, 2_000)
     assert celo_fast_velo.get_config("present").tasks == ("fast_velo:present",)
     assert celo_fast_velo.get_config("full_sp").tasks == ("sp-fast_velo",)
     with pytest.raises(ValueError, match=r"variant must be .* got 'x'"):

@@ -18,7 +18,7 @@ from meta_train import signals as signals_lib
 def small_config(tasks=("mlp-w4-d1-synthetic:2x2x1:2",), **pes):
     c = paper_mulo_m.get_config("smoke").to_dict()
     c["tasks"], c["batch_examples"], c["rule"]["hidden_size"] = tasks, 4, 2
-    c["pes"] |= pes
+    c["estimator"] |= pes
     return c
 
 
@@ -194,8 +194,8 @@ def test_a_run_without_tasks_is_refused():
 def test_the_papers_recipe_steps_on_data_of_its_shape():
     config = paper_mulo_m.get_config("smoke").to_dict()
     trainer = setup.build(config)
-    assert trainer.inner_steps == 2 * (2 * 2) * 2  # Families, particles, steps.
     _, metrics = trainer.step(trainer.init())
+    assert metrics["inner_steps"] == 2 * (2 * 2) * 2  # Families, particles, steps.
     assert float(metrics["meta_loss"]) == pytest.approx(math.log(1000), abs=0.3)
 
 
@@ -258,8 +258,8 @@ def test_a_stop_asked_for_is_not_forgotten_for_a_save():
         ({"batch_examples": 4.0}, r"an integer, or one per task, got 4\.0"),
         ({"task_clip_norm": -1.0}, r"task_clip_norm must be finite and > 0.* got -1"),
         (
-            {"pes": {**small_config()["pes"], "num_pairs": (2, 2)}},
-            r"pes\.num_pairs must be one integer or one per task, got 2 for 1",
+            {"estimator": {**small_config()["estimator"], "num_pairs": (2, 2)}},
+            r"estimator\.num_pairs must be one integer or one per task, got 2 for 1",
         ),
     ],
 )
@@ -272,9 +272,16 @@ def test_a_workdir_from_before_a_key_goes_on_with_what_was_done_then(tmp_path):
     config = paper_mulo_m.get_config("smoke").to_dict()
     config.pop("rule_defaults")
     old = {k: v for k, v in config.items() if k not in ("objective", "probes")}
-    old["pes"] = {k: v for k, v in config["pes"].items() if k != "noise"}
-    workdir.claim(tmp_path, old)
-    workdir.claim(tmp_path, config)
-    config["pes"]["noise"] = "reused"
-    with pytest.raises(ValueError, match=r"pes\.noise: 'fresh' there, 'reused' here"):
-        workdir.claim(tmp_path, config)
+    pes = dict(config["estimator"])
+    for key in ("name", "noise_period", "loss_diff", "winsorize_frac", "num_truncs"):
+        pes.pop(key)
+    del old["estimator"]
+    workdir.claim(tmp_path / "oldest", {**old, "pes": pes})
+    workdir.claim(tmp_path / "oldest", config)
+    workdir.claim(tmp_path / "reused", {**old, "pes": {**pes, "noise": "reused"}})
+    with pytest.raises(
+        ValueError, match=r"estimator\.name: 'noise_reuse_es' there, 'pes' here"
+    ):
+        workdir.claim(tmp_path / "reused", config)
+    config["estimator"]["name"] = "noise_reuse_es"
+    workdir.claim(tmp_path / "reused", config)

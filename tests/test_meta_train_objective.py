@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import fast_compile
 
 import mulo
 import tasks
@@ -85,7 +84,7 @@ def test_validation_losses_are_of_the_parameters_before_each_step():
     train, valid = (dict(task.dataset.arrays(split)) for split in ("train", "valid"))
     state = inner.init(theta, jax.random.key(1))
     key = jax.random.key(2)
-    unrolled = fast_compile.jit(inner.unroll, static_argnums=4)
+    unrolled = jax.jit(inner.unroll, static_argnums=4)
     end, both = unrolled(theta, state, key, train, 3, None, valid)
     plain_end, plain = unrolled(theta, state, key, train, 3)
     assert both.shape == (3, 2)

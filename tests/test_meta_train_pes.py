@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from meta_train import objective, pes, unroll
+from meta_train import devices, estimators, objective, unroll
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Drift:
             params={"x": self.start + noise}, opt_state=(), task_params=()
         )
 
-    def unroll(self, theta, state, key, arrays, num_steps, length=None):
-        del length
+    def unroll(self, theta, state, key, arrays, num_steps, length=None, *, remat=False):
+        del length, remat
 
         def step(x, key):
             noise = self.noise * jax.random.normal(key, ())
@@ -57,12 +57,12 @@ THETA = {"v": jnp.asarray([0.05, -0.02])}
 
 def estimator(
     inner: Any = None, goal: Any = objective.MEAN_LOSS, **config: Any
-) -> pes.PES:
+) -> estimators.Estimator:
     config = {"num_pairs": 4, "trunc_steps": 3, "min_length_steps": 6} | config
     config = {"max_length_steps": config["min_length_steps"]} | config
-    checked = pes.PESConfig(**config)
+    checked = estimators.EstimatorConfig(**config)
     inner = Drift() if inner is None else inner
-    return pes.PES(inner, checked, pes.make_mesh(checked.num_pairs), goal)
+    return estimators.make(checked, inner, devices.make_mesh(checked.num_pairs), goal)
 
 
 def run(est, theta, steps, seed=0):
@@ -168,7 +168,9 @@ def test_pes_is_unbiased_where_truncated_es_is_not():
 
 
 def test_reused_noise_is_drawn_once_a_run_and_unbiased():
-    est = estimator(noise="reused", sigma=0.1, num_pairs=256, min_length_steps=12)
+    est = estimator(
+        name="noise_reuse_es", sigma=0.1, num_pairs=256, min_length_steps=12
+    )
     estimates = run(est, THETA, 13)
     for before, after in ((b, a) for _, b, a, _ in estimates):
         kept = (before.step < before.length) & (before.step > 0)
@@ -222,7 +224,7 @@ def test_lengths_are_log_uniform_and_follow_the_curriculum():
         max_length_steps=1000,
         curriculum=((3, 10_000),),
     )
-    draw = jax.vmap(est._draw_length, in_axes=(0, None))
+    draw = jax.vmap(est.config.draw_length, in_axes=(0, None))
     keys = jax.random.split(jax.random.key(0), 512)
     for meta_step, longest in ((0, 1000), (2, 1000), (3, 10_000), (9, 10_000)):
         limit = est.config.longest_at(meta_step)
@@ -262,8 +264,8 @@ def test_clipping_bounds_every_pairs_difference():
 
 def test_a_diverged_pair_starts_anew_and_leaves_the_gradient_finite():
     class Exploding(Drift):
-        def unroll(self, theta, state, key, arrays, num_steps, length=None):
-            state, losses = super().unroll(theta, state, key, arrays, num_steps)
+        def unroll(self, *args, **options):
+            state, losses = super().unroll(*args, **options)
             x = jnp.where(state.params["x"] > 1.0, jnp.inf, state.params["x"])
             return unroll.InnerState({"x": x}, (), ()), jnp.minimum(losses, 10.0)
 
@@ -280,13 +282,19 @@ def test_a_diverged_pair_starts_anew_and_leaves_the_gradient_finite():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"sigma": 0.0}, r"pes.sigma must be > 0"),
-        ({"num_pairs": 0}, r"pes.num_pairs must be >= 1"),
-        ({"max_length_steps": 50}, r"at least pes.min_length_steps, got 50 < 100"),
-        ({"curriculum": ((5, 90),)}, r"at least pes.min_length_steps, got 90 < 100"),
+        ({"sigma": 0.0}, r"estimator.sigma must be > 0"),
+        ({"num_pairs": 0}, r"estimator.num_pairs must be >= 1"),
+        (
+            {"max_length_steps": 50},
+            r"at least estimator.min_length_steps, got 50 < 100",
+        ),
+        (
+            {"curriculum": ((5, 90),)},
+            r"at least estimator.min_length_steps, got 90 < 100",
+        ),
         ({"curriculum": ((5, 200), (5, 300))}, r"ascending meta-steps"),
     ],
 )
 def test_a_bad_config_is_refused(config, message):
     with pytest.raises(ValueError, match=message):
-        pes.PESConfig(**config)
+        estimators.EstimatorConfig(**config)

@@ -10,12 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import fast_compile
 
 import mulo
 import tasks
 from configs import mulo_digits
-from meta_train import loop, meta_optimizer, pes, probes, setup, unroll
+from meta_train import loop, meta_optimizer, probes, setup, unroll
 from meta_train import workdir as workdir_lib
 from tasks.data import tfds_sets
 
@@ -26,26 +25,19 @@ def config(**changes):
     c = mulo_digits.get_config("smoke")
     c.rule.name = "learned_adam"
     c.tasks, c.batch_examples = (TASK, TASK), (4, 8)
-    c.pes.update(num_pairs=2, trunc_steps=2, min_length_steps=2, max_length_steps=6)
+    c.estimator.update(
+        num_pairs=2, trunc_steps=2, min_length_steps=2, max_length_steps=6
+    )
     c.objective.update(weights="late", transform="log", data="valid")
     c.meta_optimizer.update(peak_lr=1.0, end_lr=1.0)
-    c.pes.update(num_pairs=(2, 4), max_length_steps=(6, 4))
+    c.estimator.update(num_pairs=(2, 4), max_length_steps=(6, 4))
     c.normalize_grads, c.task_clip_norm = True, 0.5
     c.probes.update(tasks=(TASK,), batch_examples=4, steps=30, every_steps=2)
     return setup.resolve(c.to_dict() | changes)
 
 
 @pytest.fixture(scope="module")
-def fast():
-    """Compile without optimizing."""
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (pes, loop, probes):
-            patch.setattr(module, "jax", fast_compile.Jax())
-        yield
-
-
-@pytest.fixture(scope="module")
-def trainer(fast):
+def trainer():
     return setup.build(config())
 
 
@@ -109,7 +101,7 @@ def test_the_best_theta_is_kept_and_told_by_its_card(trainer, whole):
 
 
 def test_a_run_that_dies_after_a_probe_keeps_what_the_undisturbed_one_keeps(
-    fast, trainer, whole, tmp_path, monkeypatch
+    trainer, whole, tmp_path, monkeypatch
 ):
     step = trainer.step
 
@@ -201,7 +193,6 @@ def test_gradients_are_divided_by_the_rms_of_their_norms_then_clipped(trainer):
 def test_pairs_and_longest_runs_may_differ_by_task(trainer):
     assert [e.config.num_pairs for e in trainer.estimators] == [2, 4]
     assert [e.config.max_length_steps for e in trainer.estimators] == [6, 4]
-    assert trainer.inner_steps == 2 * (2 + 4) * 2
 
 
 def test_a_gradient_of_zeros_stays_when_it_is_normalized():

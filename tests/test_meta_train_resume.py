@@ -126,9 +126,9 @@ def test_sigterm_saves_and_stops_and_the_run_goes_on(whole, tmp_path):
 
 def test_another_config_is_refused_and_the_keys_named(whole):
     before = (whole / "metrics.jsonl").read_bytes()
-    code, _, err = finish(start(whole, "--config.pes.sigma=0.5"))
+    code, _, err = finish(start(whole, "--config.estimator.sigma=0.5"))
     assert code == 2
-    assert "pes.sigma: 0.01 there, 0.5 here" in err
+    assert "estimator.sigma: 0.01 there, 0.5 here" in err
     assert "Traceback" not in err
     assert (whole / "metrics.jsonl").read_bytes() == before
 
@@ -147,7 +147,7 @@ def test_a_finished_run_started_again_changes_nothing(whole):
     [
         ("--config.tasks=('mlp-w8-d2-digit',)", "digits"),
         ("--config.rule.hidden_size=0", "hidden_size must be an integer >= 1"),
-        ("--config.pes.sigma=-1.0", "pes.sigma must be > 0"),
+        ("--config.estimator.sigma=-1.0", "estimator.sigma must be > 0"),
     ],
 )
 def test_a_bad_value_is_an_error_that_leaves_no_run_behind(tmp_path, argument, message):

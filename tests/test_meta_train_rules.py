@@ -11,12 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import fast_compile
 
 import mulo
 import tasks
 from configs import mulo_digits
-from meta_train import loop, pes, rules, setup, unroll
+from meta_train import devices, estimators, loop, rules, setup, unroll
 from meta_train import workdir as workdir_lib
 
 
@@ -25,15 +24,10 @@ def config(name, task="mlp-w3-d1-synthetic:2x1x1:2", **settings):
     c.rule.name = name
     c.rule.update(settings)
     c.tasks, c.batch_examples = (task,), 4
-    c.pes.update(num_pairs=2, trunc_steps=2, min_length_steps=2, max_length_steps=6)
+    c.estimator.update(
+        num_pairs=2, trunc_steps=2, min_length_steps=2, max_length_steps=6
+    )
     return setup.resolve(c.to_dict())
-
-
-@pytest.fixture
-def fast(monkeypatch):
-    """Compile estimators without optimizing them."""
-    for module in (pes, loop):
-        monkeypatch.setattr(module, "jax", fast_compile.Jax())
 
 
 def run(trainer, workdir, meta_steps):
@@ -48,7 +42,6 @@ def run(trainer, workdir, meta_steps):
     return loop.run(trainer, run_config, workdir, card={})
 
 
-@pytest.mark.usefixtures("fast")
 @pytest.mark.parametrize("name", rules.names())
 def test_every_learned_rule_is_meta_trained_and_saved_under_its_name(name, tmp_path):
     settings = {"hidden_layers": 1} if name == "small_fc" else {}
@@ -91,7 +84,6 @@ def assert_same_end(trainer, ours, theirs, meta_steps):
         np.testing.assert_array_equal(got[name], array, err_msg=name)
 
 
-@pytest.mark.usefixtures("fast")
 def test_a_rule_that_is_told_the_length_resumes_bit_identically(tmp_path):
     c = config("celo_adam")
     trainer = setup.build(c)
@@ -101,7 +93,6 @@ def test_a_rule_that_is_told_the_length_resumes_bit_identically(tmp_path):
     assert_same_end(trainer, tmp_path / "parts", tmp_path / "whole", 6)
 
 
-@pytest.mark.usefixtures("fast")
 def test_a_run_saved_before_rules_had_names_resumes_bit_identically(tmp_path):
     c = config("small_fc", hidden_layers=1)
     old = {**c, "rule": {k: v for k, v in c["rule"].items() if k != "name"}}
@@ -152,20 +143,19 @@ class Listener(mulo.Rule):
         return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-@pytest.mark.usefixtures("fast")
 def test_a_rule_is_told_the_length_of_each_run_cut_short_or_not():
     task = tasks.get("mlp-w3-d1-synthetic:2x1x1:2", batch_size=2)
     inner = unroll.Inner(
         rule=Listener(), family=tasks.TaskFamily(task), loss_ceiling=10.0
     )
-    pes_config = pes.PESConfig(
+    estimator_config = estimators.EstimatorConfig(
         num_pairs=6,
         trunc_steps=2,
         min_length_steps=4,
         max_length_steps=8,
         curriculum=((4, 40),),
     )
-    estimator = pes.PES(inner, pes_config, pes.make_mesh(6))
+    estimator = estimators.make(estimator_config, inner, devices.make_mesh(6))
     theta = inner.rule.init(jax.random.key(0))
     arrays = inner.family.arrays("train")
     state = estimator.init(theta, jax.random.key(1))
@@ -185,12 +175,11 @@ def test_a_rule_is_told_the_length_of_each_run_cut_short_or_not():
     assert len(seen["begun"]) > 3
 
 
-@pytest.mark.usefixtures("fast")
 def test_meta_training_finds_adams_learning_rate_from_below_and_above():
     c = config("learned_adam", task="mlp-w8-d1-digits")
     c["batch_examples"] = 16
-    c["pes"] |= dict(num_pairs=8, sigma=0.1, trunc_steps=10)
-    c["pes"] |= dict(min_length_steps=20, max_length_steps=20)
+    c["estimator"] |= dict(num_pairs=8, sigma=0.1, trunc_steps=10)
+    c["estimator"] |= dict(min_length_steps=20, max_length_steps=20)
     c["meta_optimizer"] |= dict(peak_lr=0.2, end_lr=0.2, weight_decay=0.0)
     c["meta_optimizer"] |= dict(warmup_steps=0, decay_steps=1_000)
     trainer = setup.build(c)

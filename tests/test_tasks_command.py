@@ -19,8 +19,9 @@ ROOT = pathlib.Path(__file__).parents[1]
     ("arguments", "message"),
     [
         (
-            ["--config=configs/mulo_s.py", "--config.pes.sigmaa=1"],
-            "meta_train: there is no config.pes.sigmaa; did you mean config.pes.sigma?",
+            ["--config=configs/mulo_s.py", "--config.estimator.sigmaa=1"],
+            "meta_train: there is no config.estimator.sigmaa; did you mean config."
+            "estimator.sigma?",
         ),
         (
             ["--config=configs/mulo_s.py", "--config.run.meta_steps=many"],

@@ -16,11 +16,27 @@ SWEEP = f"--config={ROOT}/configs/evaluate/demo.py:smoke"
     [
         (META, "run.meta_stepz=3", "did you mean config.run.meta_steps?"),
         (META, "meta_step=3", "did you mean config.run.meta_steps?"),
-        (META, "pess.sigma=1", "no config.pess.sigma; did you mean config.pes.sigma?"),
-        (META, "pes.zzzz=1", "config.pes has curriculum, loss_diff_clip, max_"),
-        (META, "pes=1", "config.pes is a section; set one of its keys: config.pes."),
-        (META, "pes.sigma.x=1", "config.pes.sigma has no keys"),
-        (META, "pes.sigma=hi", "config.pes.sigma must be a number, like 0.01; got 'h"),
+        (
+            META,
+            "estimatr.sigma=1",
+            "no config.estimatr.sigma; did you mean config.estimator.sigma?",
+        ),
+        (
+            META,
+            "estimator.zzzz=1",
+            "config.estimator has curriculum, loss_diff, loss_di",
+        ),
+        (
+            META,
+            "estimator=1",
+            "config.estimator is a section; set one of its keys: config.estimator.",
+        ),
+        (META, "estimator.sigma.x=1", "config.estimator.sigma has no keys"),
+        (
+            META,
+            "estimator.sigma=hi",
+            "config.estimator.sigma must be a number, like 0.01; got 'h",
+        ),
         (META, "run.meta_steps=1.5", "must be a whole number, like 6; got '1.5'"),
         (META, "normalize_grads=maybe", "must be true or false, like False"),
         (META, "tasks=5", "config.tasks must be texts, like ('mlp-w8-d2-digits',)"),
@@ -38,7 +54,7 @@ def test_what_does_not_fit_is_named(config, override, message):
     ("config", "override"),
     [
         (META, "run.meta_steps=3"),
-        (META, "pes.sigma=1e-2"),
+        (META, "estimator.sigma=1e-2"),
         (META, "batch_examples=(32,64)"),  # One for all, or one per task.
         (META, "tasks=mlp-w8-d2-digits"),
         (SWEEP, "widths=8"),

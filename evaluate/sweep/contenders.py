@@ -251,9 +251,9 @@ def meta_training_sizes(theta: thetas_lib.Theta | None) -> Mapping[str, Any]:
         values = {getattr(name, field) for name in names} - {None}
         if values:
             found[f"{field}s"] = tuple(sorted(values))
-    lengths = [
-        recipe.get("pes", {}).get(f"{end}_length_steps") for end in ("min", "max")
-    ]
+    # Cards of the oldest runs know one estimator only.
+    estimator = recipe.get("estimator", recipe.get("pes", {}))
+    lengths = [estimator.get(f"{end}_length_steps") for end in ("min", "max")]
     if all(isinstance(x, int) for x in lengths):
         found["horizon_steps"] = tuple(lengths)
     return found

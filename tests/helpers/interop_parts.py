@@ -10,7 +10,7 @@ import optax
 
 import mulo
 import tasks
-from meta_train import loop, meta_optimizer, pes, rules, unroll
+from meta_train import estimators, meta_optimizer, rules, trainer, unroll
 
 DOCS = pathlib.Path(__file__).parents[2] / "docs" / "interop.md"
 PARAMS = {"w": jnp.asarray([[1.0, -2.0, 0.5], [0.3, 0.1, -0.7]]), "b": jnp.ones(2)}
@@ -45,10 +45,10 @@ def loss_reader(untold=None):
 def meta_trainer(task, rule):
     inner = unroll.Inner(rule=rule, family=tasks.TaskFamily(task), loss_ceiling=50.0)
     inner.check()
-    return loop.MetaTrainer(
+    return trainer.MetaTrainer(
         rule=rule,
         inners=[inner],
-        pes_config=pes.PESConfig(
+        estimator_config=estimators.EstimatorConfig(
             num_pairs=2, trunc_steps=3, min_length_steps=3, max_length_steps=6
         ),
         meta_optimizer_config=meta_optimizer.MetaOptimizerConfig(
