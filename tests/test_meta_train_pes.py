@@ -1,4 +1,3 @@
-import dataclasses
 import math
 from typing import Any
 
@@ -6,51 +5,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import drift
 
 from meta_train import devices, estimators, objective, unroll
-
-
-@dataclasses.dataclass(frozen=True)
-class Drift:
-    """An inner problem with a known meta-gradient.
-
-    The state starts at x_0 = start(key) and moves by theta: x_{t+1} = x_t + theta; the
-    loss is |x_t|²/2 + noise drawn from the data key. Quadratic in theta, so that
-    smoothing adds a constant and the antithetic gradient is exact in expectation.
-    """
-
-    start: float = 1.0
-    random_start: bool = False
-    noise: float = 1.0
-
-    def init(self, theta, key, length=None):
-        del length
-        noise = jax.random.normal(key, (2,)) if self.random_start else jnp.zeros(2)
-        return unroll.InnerState(
-            params={"x": self.start + noise}, opt_state=(), task_params=()
-        )
-
-    def unroll(self, theta, state, key, arrays, num_steps, length=None, *, remat=False):
-        del length, remat
-
-        def step(x, key):
-            noise = self.noise * jax.random.normal(key, ())
-            return x + theta["v"], 0.5 * jnp.sum(x**2) + noise
-
-        x, losses = jax.lax.scan(
-            step, state.params["x"], jax.random.split(key, num_steps)
-        )
-        return unroll.InnerState(params={"x": x}, opt_state=(), task_params=()), losses
-
-    def num_params(self):
-        return 2
-
-    def mean_loss(self, theta, num_steps):
-        """Over a whole run: what PES differentiates, times runs' truncations."""
-        t = jnp.arange(num_steps)[:, None]
-        x = self.start + t * theta["v"].reshape(1, 2)
-        return jnp.mean(0.5 * jnp.sum(x**2, axis=1))
-
 
 THETA = {"v": jnp.asarray([0.05, -0.02])}
 
@@ -61,7 +18,7 @@ def estimator(
     config = {"num_pairs": 4, "trunc_steps": 3, "min_length_steps": 6} | config
     config = {"max_length_steps": config["min_length_steps"]} | config
     checked = estimators.EstimatorConfig(**config)
-    inner = Drift() if inner is None else inner
+    inner = drift.Drift() if inner is None else inner
     return estimators.make(checked, inner, devices.make_mesh(checked.num_pairs), goal)
 
 
@@ -101,7 +58,7 @@ def test_a_gradient_is_of_the_weighted_logarithms_of_the_losses():
     goal = objective.ObjectiveConfig(
         weights="late", power=1.0, transform="log", log_floor=0.25
     )
-    est = estimator(Drift(noise=0.0), goal, sigma=0.1, min_length_steps=9)
+    est = estimator(drift.Drift(noise=0.0), goal, sigma=0.1, min_length_steps=9)
     ended = 0
     for grad, before, after, metrics in run(est, THETA, 4):
         want, values, losses = np.zeros(2), [], []
@@ -128,45 +85,6 @@ def test_a_gradient_is_of_the_weighted_logarithms_of_the_losses():
     assert ended >= 2
 
 
-def pes_sample(est, theta, num_runs, truncations):
-    """Meta-gradients averaged over whole runs: (num_runs, 2)."""
-
-    @jax.jit
-    def sample(key):
-        init_key, *keys = jax.random.split(key, truncations + 1)
-        state = est._init(theta, init_key)
-        length = est.config.min_length_steps
-        state = dataclasses.replace(state, length=jnp.full_like(state.length, length))
-        grads = []
-        for i, k in enumerate(keys):
-            grad, state, _ = est._estimate(theta, state, k, {}, jnp.int32(i))
-            grads.append(grad["v"])
-        return sum(grads) / truncations
-
-    return np.asarray(
-        jax.lax.map(sample, jax.random.split(jax.random.key(5), num_runs))
-    )
-
-
-def test_pes_is_unbiased_where_truncated_es_is_not():
-    est = estimator(sigma=0.1, num_pairs=8, trunc_steps=3, min_length_steps=12)
-    samples = pes_sample(est, THETA, num_runs=2000, truncations=4)
-    mean = samples.mean(axis=0)
-    error = samples.std(axis=0) / math.sqrt(len(samples))
-    want = np.asarray(jax.grad(lambda t: Drift().mean_loss(t, 12))(THETA)["v"])
-    assert np.all(np.abs(mean - want) < 4 * error), (mean, want, error)
-
-    # Blaming each truncation on itself alone: what stopping at ε instead of ξ gives.
-    def truncated(v):
-        t = np.arange(12)
-        start = 1.0 + (t // 3 * 3)[:, None] * np.asarray(THETA["v"])[None]
-        x = start + (t % 3)[:, None] * v.reshape(1, 2)
-        return jnp.mean(0.5 * jnp.sum(x**2, axis=1))
-
-    biased = np.asarray(jax.grad(truncated)(THETA["v"]))
-    assert np.all(np.abs(mean - biased) > 10 * error)
-
-
 def test_reused_noise_is_drawn_once_a_run_and_unbiased():
     est = estimator(
         name="noise_reuse_es", sigma=0.1, num_pairs=256, min_length_steps=12
@@ -179,7 +97,7 @@ def test_reused_noise_is_drawn_once_a_run_and_unbiased():
     # Runs are out of step: every estimate after the staggered first runs is of all
     # parts of a run alike.
     grads = np.stack([grad["v"] for grad, *_ in estimates[4:]])
-    exact = np.asarray(jax.grad(lambda t: Drift().mean_loss(t, 12))(THETA)["v"])
+    exact = np.asarray(jax.grad(lambda t: drift.Drift().mean_loss(t, 12))(THETA)["v"])
     error = grads.std(axis=0, ddof=1) / math.sqrt(len(grads))
     assert np.all(np.abs(grads.mean(axis=0) - exact) < 5 * error)
     # Truncated ES would miss what early steps do to later losses: x at the start of a
@@ -238,7 +156,7 @@ def test_lengths_are_log_uniform_and_follow_the_curriculum():
 
 def test_both_signs_share_initialization_data_and_length():
     still = {"v": jnp.zeros(2)}
-    est = estimator(Drift(random_start=True), sigma=1e-30, min_length_steps=6)
+    est = estimator(drift.Drift(random_start=True), sigma=1e-30, min_length_steps=6)
     starts = set()
     for _, _, after, metrics in run(est, still, 5):
         x = np.asarray(after.inner.params["x"])  # (P, 2 signs, 2)
@@ -263,7 +181,7 @@ def test_clipping_bounds_every_pairs_difference():
 
 
 def test_a_diverged_pair_starts_anew_and_leaves_the_gradient_finite():
-    class Exploding(Drift):
+    class Exploding(drift.Drift):
         def unroll(self, *args, **options):
             state, losses = super().unroll(*args, **options)
             x = jnp.where(state.params["x"] > 1.0, jnp.inf, state.params["x"])

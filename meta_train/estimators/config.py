@@ -116,6 +116,6 @@ class EstimatorConfig:
         kept = jnp.clip(diff, -self.loss_diff_clip, self.loss_diff_clip)
         if not self.winsorize_frac:
             return kept
-        quantile = 1.0 - self.winsorize_frac
-        bound = jnp.quantile(jnp.abs(kept), quantile, method="lower")
+        rest = diff.size - int(self.winsorize_frac * diff.size)
+        bound = jnp.sort(jnp.abs(kept))[rest - 1]
         return jnp.clip(kept, -bound, bound)

@@ -11,6 +11,8 @@ References:
 import jax
 import jax.numpy as jnp
 
+from mulo._safe_sqrt import safe_sqrt
+
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
@@ -34,7 +36,7 @@ def orthogonalize(
     transposed = x.shape[-2] > x.shape[-1]
     if transposed:  # The smaller side makes the smaller product.
         x = jnp.swapaxes(x, -2, -1)
-    x = x / (jnp.sqrt(jnp.sum(jnp.square(x), (-2, -1), keepdims=True)) + eps)
+    x = x / (safe_sqrt(jnp.sum(jnp.square(x), (-2, -1), keepdims=True)) + eps)
 
     def iterate(_, x):
         gram = x @ jnp.swapaxes(x, -2, -1)

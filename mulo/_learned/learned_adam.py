@@ -20,6 +20,7 @@ import optax
 
 from mulo._checks import rule_inputs as inputs
 from mulo._learned.rule import Rule
+from mulo._safe_sqrt import safe_sqrt
 from mulo._transforms import float32 as wrappers
 from mulo.mup._transforms import scale_by_mup
 from mulo.mup._views import sees_weights
@@ -143,7 +144,7 @@ class LearnedAdam(Rule):
 
             def step(g, m, v):
                 h = hyper(g)
-                root = jnp.sqrt(v / h.correction2) + h.eps
+                root = safe_sqrt(v / h.correction2) + h.eps
                 return (-h.lr * (m / h.correction1) / root).astype(jnp.result_type(g))
 
             return jax.tree.map(step, updates, mu, nu), LearnedAdamState(count, mu, nu)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from mulo._designed import muon_kinds as kinds_lib
 from mulo._designed import newton_schulz
 from mulo._learned import scalar_network
+from mulo._safe_sqrt import safe_sqrt
 
 MLP_FEATURES = 5  # Beside the gradient and the momenta.
 # Gradient units. Below the floor, where squares leave float32, steps fade to zero.
@@ -68,7 +69,7 @@ def direction(rule, theta, corrections, kind, grad, param, leaf):
     d = jnp.zeros_like(grad)
     for k, (weight, average) in enumerate(zip(base, averages, strict=True)):
         d += (weight + theta["mix"][role, k]) * average
-    scale = 1.0 / (jnp.sqrt(rms * corrections.rms) + _FLOOR)
+    scale = 1.0 / (safe_sqrt(rms * corrections.rms) + _FLOOR)
     a = d * scale
     signal = _rms(a)
     gamma = rule.initial_exponents[role] + theta["exponent"][role]
@@ -95,7 +96,7 @@ def _mlp(weights, averages, rms, scale, param, a):
     """The per-parameter MLP's correction, in units of a."""
     param = jnp.asarray(param, jnp.float32)
     normalized = [m * scale for m in averages]
-    features = [*normalized, a, jnp.abs(a), jnp.square(a), jnp.sqrt(rms), param]
+    features = [*normalized, a, jnp.abs(a), jnp.square(a), safe_sqrt(rms), param]
     features = [f / _rms(f, _TINY) for f in features]
     (out,) = scalar_network.mlp(
         list(weights["b0"]),

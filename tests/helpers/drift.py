@@ -1,0 +1,50 @@
+"""An inner problem whose meta-gradient is known."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from meta_train import unroll
+
+
+@dataclasses.dataclass(frozen=True)
+class Drift:
+    """An inner problem with a known meta-gradient.
+
+    The state starts at x_0 = start(key) and moves by theta: x_{t+1} = x_t + theta; the
+    loss is |x_t|²/2 + noise drawn from the data key. Quadratic in theta, so that
+    smoothing adds a constant and the antithetic gradient is exact in expectation.
+    """
+
+    start: float = 1.0
+    random_start: bool = False
+    noise: float = 1.0
+
+    def init(self, theta, key, length=None):
+        del length
+        noise = jax.random.normal(key, (2,)) if self.random_start else jnp.zeros(2)
+        return unroll.InnerState(
+            params={"x": self.start + noise}, opt_state=(), task_params=()
+        )
+
+    def unroll(self, theta, state, key, arrays, num_steps, length=None, *, remat=False):
+        del length, remat
+
+        def step(x, key):
+            noise = self.noise * jax.random.normal(key, ())
+            return x + theta["v"], 0.5 * jnp.sum(x**2) + noise
+
+        x, losses = jax.lax.scan(
+            step, state.params["x"], jax.random.split(key, num_steps)
+        )
+        return unroll.InnerState(params={"x": x}, opt_state=(), task_params=()), losses
+
+    def num_params(self):
+        return 2
+
+    def mean_loss(self, theta, num_steps):
+        """Over a whole run: what PES differentiates, times runs' truncations."""
+        t = jnp.arange(num_steps)[:, None]
+        x = self.start + t * theta["v"].reshape(1, 2)
+        return jnp.mean(0.5 * jnp.sum(x**2, axis=1))
