@@ -47,9 +47,9 @@ def smoke() -> dict[str, dict[str, Any]]:
     """
     found = {}
     for name in names():
-        rule: Any = mulo.optimizers.info(name).make
+        smallest = mulo.optimizers.info(name).architecture.TINY
         layers = {key: 1 for key in _settings(name) if key.endswith("hidden_layers")}
-        found[name] = {**rule.TINY, **layers, **_SMOKE_STEPS.get(name, {})}
+        found[name] = {**smallest, **layers, **_SMOKE_STEPS.get(name, {})}
     return found
 
 
@@ -80,7 +80,7 @@ def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"name": name, **defaults.get(name, {}), **given}
 
 
-def make(config: Mapping[str, Any], *, mup: bool) -> Any:
+def make(config: Mapping[str, Any], *, mup: bool) -> mulo.Rule:
     """Make the architecture a config describes.
 
     Args:
@@ -93,14 +93,14 @@ def make(config: Mapping[str, Any], *, mup: bool) -> Any:
     given = resolve(config)
     rule = mulo.optimizers.info(given.pop("name"))
     defaults = rule.mup_defaults if mup else {}
-    return rule.make(**{**defaults, **given, **rule.fixed})
+    return rule.architecture(**{**defaults, **given, **rule.fixed})
 
 
 def _settings(name: str) -> dict[str, Any]:
     """Settings of a rule that do not belong to its name, with their defaults."""
-    rule: Any = mulo.optimizers.info(name)
-    fields = dataclasses.fields(rule.make)
-    return {f.name: f.default for f in fields if f.name not in rule.fixed}
+    known = mulo.optimizers.info(name)
+    fields = dataclasses.fields(known.architecture)
+    return {f.name: f.default for f in fields if f.name not in known.fixed}
 
 
 def _check(where: str, name: str, given: Iterable[str]) -> None:

@@ -74,6 +74,13 @@ class Optimizer:
         return isinstance(self.make, type)
 
     @property
+    def architecture(self) -> type[Rule]:
+        """``make`` of one that is learned; ValueError for a hand-designed one."""
+        if not (isinstance(self.make, type) and issubclass(self.make, Rule)):
+            raise ValueError(f"{self.name} is not learned and has no architecture.")
+        return self.make
+
+    @property
     def needs_num_steps(self) -> bool:
         """Whether it must know the length of the run."""
         return getattr(self.make, "NEEDS_NUM_STEPS", False)

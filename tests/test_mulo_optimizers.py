@@ -142,6 +142,12 @@ def test_the_mup_form_of_velo_has_no_parameter_scale():
         optimizers.get("velo", param_scale_mult=True, **options)
 
 
+def test_only_learned_ones_have_an_architecture():
+    assert optimizers.info("celo2_base").architecture is mulo.Celo2
+    with pytest.raises(ValueError, match="soap is not learned and has no architecture"):
+        _ = optimizers.info("soap").architecture
+
+
 NAMES = optimizers.names()
 LEARNED = [name for name in NAMES if optimizers.info(name).learned]
 

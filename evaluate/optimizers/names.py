@@ -126,9 +126,8 @@ def _spec(name: str, rule: str, extra: Hyper, standard: bool) -> OptimizerSpec:
     full_name = name if standard else f"mu_{name}"
     hyper: dict[str, float] = {}
     # Celo2 and ELO leave the step size to the user.
-    architecture: Any = info.make  # Of a learned rule: a class.
     own_step = info.learned and not any(
-        field.name == "learning_rate" for field in dataclasses.fields(architecture)
+        field.name == "learning_rate" for field in dataclasses.fields(info.architecture)
     )
     found = rates.of(full_name, standard=standard, learned=own_step)
     if not info.learned:
@@ -295,8 +294,7 @@ def takes(name: str, pretrained: mulo.Pretrained) -> bool:
     if not spec.learned or spec.rule is None:
         return spec.learned
     info = mulo.optimizers.info(spec.rule)
-    architecture: Any = info.make  # Of a learned rule: a class.
-    return isinstance(pretrained.rule, architecture) and all(
+    return isinstance(pretrained.rule, info.architecture) and all(
         getattr(pretrained.rule, key) == value for key, value in info.fixed.items()
     )
 

@@ -1,7 +1,5 @@
 """Learned optimizers that were never meta-trained, for coordinate checks and tests."""
 
-from typing import Any
-
 import jax
 
 import mulo
@@ -56,9 +54,9 @@ def pretrained(name: str = "mulo", seed: int = 0) -> mulo.Pretrained:
         raise ValueError(f"{name} is not learned: it has no theta.")
     rule_name = spec.rule or "small_fc"
     info = mulo.optimizers.info(rule_name)
-    architecture: Any = info.make  # Of a learned rule: a class.
+    smallest = info.architecture.TINY
     changes = _CHANGES.get(rule_name, {})
-    rule = architecture(**{**architecture.TINY, **info.fixed, **changes})
+    rule = info.architecture(**{**smallest, **info.fixed, **changes})
     theta = rule.init(jax.random.key(seed))
     if rule_name in _SPREAD:
         leaves, treedef = jax.tree.flatten(theta)

@@ -1,9 +1,8 @@
-"""What learned rules check and unpack in common: theta, parameters, loss, horizon."""
+"""What rules check and unpack in common: settings, parameters, loss, horizon."""
 
-import dataclasses
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -13,114 +12,44 @@ import numpy as np
 from mulo._checks import numbers
 from mulo._checks.leaf_names import named_leaves
 
-# Sizes up to these are compared leaf by leaf, however few arrays there are.
-_MANY_LAYERS = 100
-_MANY_UNITS = 100_000
-
 _LONGEST = float(np.finfo(np.float32).max)  # Steps of a run.
 
 
-def check_sizes(rule: Any, names: Sequence[str]) -> None:
+def check_sizes(settings: object, names: Sequence[str]) -> None:
     """Raise ValueError unless these fields are integers >= 1."""
     for name in names:
-        numbers.check_size(name, getattr(rule, name))
+        numbers.check_size(name, getattr(settings, name))
 
 
-def check_bools(rule: Any, names: Sequence[str]) -> None:
+def check_bools(settings: object, names: Sequence[str]) -> None:
     """Raise ValueError unless these fields are True or False."""
     for name in names:
-        numbers.check_bool(name, getattr(rule, name))
+        numbers.check_bool(name, getattr(settings, name))
 
 
-def check_positive(rule: Any, names: Sequence[str]) -> None:
+def check_positive(settings: object, names: Sequence[str]) -> None:
     """Raise ValueError unless these fields are finite and positive."""
     for name in names:
-        numbers.check_positive(name, getattr(rule, name))
+        numbers.check_positive(name, getattr(settings, name))
 
 
-def check_finite(rule: Any, names: Sequence[str]) -> None:
+def check_finite(settings: object, names: Sequence[str]) -> None:
     """Raise ValueError unless these fields are finite."""
     for name in names:
-        numbers.check_finite(name, getattr(rule, name))
+        numbers.check_finite(name, getattr(settings, name))
 
 
-def check_single_decays(rule: Any, names: Sequence[str]) -> None:
+def check_single_decays(settings: object, names: Sequence[str]) -> None:
     """Raise ValueError unless these fields, one decay each, lie in [0, 1)."""
     for name in names:
-        numbers.check_decay(name, getattr(rule, name))
+        numbers.check_decay(name, getattr(settings, name))
 
 
-def check_decays(rule: Any, names: Sequence[str]) -> None:
+def check_decays(settings: object, names: Sequence[str]) -> None:
     """Turn these fields into tuples; raise ValueError unless they lie in [0, 1)."""
     for name in names:
-        decays = numbers.decays(name, getattr(rule, name))
-        object.__setattr__(rule, name, decays)  # Lists from JSON become tuples.
-
-
-def take_theta(rule: Any, theta: Any) -> Any:
-    """Return theta in float32, the dtype of every rule's arithmetic and state.
-
-    Raises:
-      ValueError: As `check_theta`.
-    """
-    rule.check_theta(theta)
-    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), theta)
-
-
-def check_theta(rule: Any, theta: Any) -> None:
-    """Raise ValueError, naming the leaf, unless theta fits the architecture.
-
-    Arrays of any real floating dtype do.
-    """
-    have = shapes(theta)
-    check_extent(rule, have)
-    want = shapes(jax.eval_shape(rule.init, jax.random.key(0)))
-    for name in sorted(want.keys() | have.keys()):
-        if name not in have:
-            raise ValueError(f"theta lacks leaf {name!r}, {rule} needs it.")
-        if name not in want:
-            raise ValueError(f"theta has leaf {name!r}, unknown to {rule}.")
-        if want[name] != have[name]:
-            raise ValueError(
-                f"theta leaf {name!r} must have shape {want[name]} for {rule}, "
-                f"got {have[name]}."
-            )
-    for name, leaf in named_leaves(theta):
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
-            raise ValueError(
-                f"theta leaf {name!r} must be of a real floating dtype, float32 at "
-                f"best, got {jnp.result_type(leaf)}."
-            )
-
-
-def check_extent(rule: Any, have: Mapping[str, tuple[int, ...]]) -> None:
-    """Raise ValueError if a size is far beyond what these arrays can belong to.
-
-    Every size of an architecture is an axis of some array of its theta, and every layer
-    has arrays of its own. To be called before the shapes of a theta are worked out,
-    which takes as long as there are layers.
-
-    Args:
-      rule: The architecture, maybe described by a damaged file.
-      have: Shapes of the arrays by name.
-    """
-    layers = max(_MANY_LAYERS, len(have))
-    units = max(_MANY_UNITS, *(n for shape in have.values() for n in shape), 0)
-    for field in dataclasses.fields(rule):
-        value = getattr(rule, field.name)
-        if isinstance(value, bool) or not isinstance(value, int):
-            continue
-        is_depth = field.name.endswith("_layers")
-        if value > (layers if is_depth else units):
-            most = (
-                f"holds {len(have)} arrays"
-                if is_depth
-                else f"has no axis longer than {units}"
-            )
-            raise ValueError(
-                f"{field.name} of {type(rule).__name__} is {value}, and theta {most}: "
-                "they do not belong together."
-            )
+        decays = numbers.decays(name, getattr(settings, name))
+        object.__setattr__(settings, name, decays)  # Lists from JSON become tuples.
 
 
 def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
@@ -197,17 +126,6 @@ def require_params(rule: str, params: Any) -> None:
         raise ValueError(
             f"{rule} reads the parameters: call tx.update(grads, state, params), got "
             "params=None."
-        )
-
-
-def refuse_param_scale_under_mup(rule: Any, mup: Any) -> None:
-    """Raise ValueError if a step proportional to the weights meets a μP tree."""
-    if mup is not None and rule.param_scale_mult:
-        name = type(rule).__name__
-        raise ValueError(
-            f"{name} with param_scale_mult=True multiplies each step by the RMS of the "
-            "weights, which shrinks with width already and is zero for a μP readout; "
-            f"for μP use {name}(param_scale_mult=False), got a mup tree."
         )
 
 

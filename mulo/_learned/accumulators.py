@@ -10,7 +10,7 @@ the array's own order.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -18,12 +18,24 @@ import numpy as np
 
 from mulo._checks import rule_inputs as inputs
 
-# Fields of the rules: decay rates per step.
 DECAYS = (
     "initial_momentum_decays",
     "initial_rms_decays",
     "initial_adafactor_decays",
 )
+
+
+class HasDecays(Protocol):
+    """A rule with these fields, `DECAYS`: decay rates per step."""
+
+    @property
+    def initial_momentum_decays(self) -> tuple[float, ...]: ...
+
+    @property
+    def initial_rms_decays(self) -> tuple[float, ...]: ...
+
+    @property
+    def initial_adafactor_decays(self) -> tuple[float, ...]: ...
 
 
 class Decays(NamedTuple):
@@ -34,7 +46,7 @@ class Decays(NamedTuple):
     adafactor: jax.Array  # (M,)
 
 
-def check_decays(rule: Any) -> None:
+def check_decays(rule: HasDecays) -> None:
     """Check a rule's `DECAYS`; raise ValueError naming the field."""
     inputs.check_decays(rule, DECAYS)
     if len(rule.initial_rms_decays) != 1:
@@ -51,7 +63,7 @@ def check_decays(rule: Any) -> None:
         )
 
 
-def fixed_decays(rule: Any) -> Decays:
+def fixed_decays(rule: HasDecays) -> Decays:
     """The decay rates of a rule that does not learn them, as arrays."""
     return Decays(*(jnp.asarray(getattr(rule, name), jnp.float32) for name in DECAYS))
 
@@ -153,7 +165,7 @@ def init(param: jax.typing.ArrayLike, num_momenta: int) -> LeafState:
     )
 
 
-def init_leaves(rule: Any, params: Any) -> LeafState:
+def init_leaves(rule: HasDecays, params: Any) -> LeafState:
     """Zero accumulators for every leaf, for the decays of a rule."""
     momenta = len(rule.initial_momentum_decays)
     return init_tree(LeafState, params, lambda p: init(p, momenta))

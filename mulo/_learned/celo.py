@@ -124,7 +124,12 @@ class Celo(Rule):
             **network_lib.init_rnn(
                 rnn_key, features.NUM_COMMON, self.lstm_hidden_size, self.param_inits
             ),
-            "ff_mod_stack": network_lib.init_bank(bank_key, self),
+            "ff_mod_stack": network_lib.init_bank(
+                bank_key,
+                len(self.initial_momentum_decays),
+                [self.ff_hidden_size] * self.ff_hidden_layers,
+                self.param_inits,
+            ),
         }
 
     @sees_weights()
@@ -154,8 +159,8 @@ class Celo(Rule):
           ValueError: If theta does not fit the architecture, the horizon is missing, or
             a μP tree meets ``param_scale_mult``.
         """
-        theta = inputs.take_theta(self, theta)
-        inputs.refuse_param_scale_under_mup(self, mup)
+        theta = self.take_theta(theta)
+        network_lib.refuse_param_scale_under_mup("Celo", self.param_scale_mult, mup)
         horizon = inputs.check_num_steps("Celo", num_steps)
         multipliers = step_factors(mup, "adam", self.base_width)
         decays = accumulators_lib.fixed_decays(self)
@@ -255,7 +260,7 @@ class CeloAdam(Rule):
         Raises:
           ValueError: If theta does not fit the architecture or the horizon is missing.
         """
-        theta = inputs.take_theta(self, theta)
+        theta = self.take_theta(theta)
         horizon = inputs.check_num_steps("CeloAdam", num_steps)
         multipliers = step_factors(mup, "adam", self.base_width)
 

@@ -172,7 +172,7 @@ class Celo2(Rule):
           ValueError: If theta does not fit the architecture; at init and update, if a
             leaf is not of a real floating dtype or has no μP scaling (names it).
         """
-        theta = inputs.take_theta(self, theta)
+        theta = self.take_theta(theta)
         rate = self.learning_rate if learning_rate is None else learning_rate
         numbers.check_learning_rate(rate)
         steps: list[optax.GradientTransformation] = [self._direction(theta, mup)]

@@ -109,7 +109,7 @@ class ELO(Rule):
           ValueError: If theta does not fit the architecture; at init, if a leaf is not
             of a real floating dtype (names it).
         """
-        theta = inputs.take_theta(self, theta)
+        theta = self.take_theta(theta)
         rate = self.learning_rate if learning_rate is None else learning_rate
         numbers.check_learning_rate(rate)
         rule = self._small_fc()

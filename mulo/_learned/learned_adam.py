@@ -109,7 +109,7 @@ class LearnedAdam(Rule):
           ValueError: If theta does not fit; at init and update, if a leaf is not of a
             real floating dtype or has no μP scaling (names it).
         """
-        theta = inputs.take_theta(self, theta)
+        theta = self.take_theta(theta)
 
         def init_fn(params):
             inputs.check_floating("LearnedAdam", params)

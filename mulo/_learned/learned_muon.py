@@ -249,7 +249,7 @@ class LearnedMuon(Rule):
             schedule is unknown; at init and update, if a leaf is not of a real floating
             dtype or has no μP scaling (names it).
         """
-        theta = inputs.take_theta(self, theta)
+        theta = self.take_theta(theta)
         if schedule not in ("progress", None):
             raise ValueError(f'schedule must be "progress" or None, got {schedule!r}.')
         horizon = None

@@ -173,7 +173,7 @@ class LSTMFF(Rule):
           ValueError: If theta does not fit the architecture.
         """
         del num_steps
-        theta = inputs.take_theta(self, theta)
+        theta = self.take_theta(theta)
         multipliers = step_factors(mup, "adam", self.base_width)
         decays = jnp.asarray(self.decays, jnp.float32)
 

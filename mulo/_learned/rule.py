@@ -1,13 +1,20 @@
 """What learned rules have in common."""
 
 import abc
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from mulo._checks import rule_inputs as inputs
+from mulo._checks.leaf_names import named_leaves
+
+# Sizes up to these are compared leaf by leaf, however few arrays there are.
+_MANY_LAYERS = 100
+_MANY_UNITS = 100_000
 
 
 class Rule(abc.ABC):
@@ -67,8 +74,67 @@ class Rule(abc.ABC):
         """
 
     def check_theta(self, theta: Any) -> None:
-        """Raise ValueError, naming the leaf, unless theta fits this architecture."""
-        inputs.check_theta(self, theta)
+        """Raise ValueError, naming the leaf, unless theta fits this architecture.
+
+        Arrays of any real floating dtype do.
+        """
+        have = inputs.shapes(theta)
+        self.check_extent(have)
+        want = inputs.shapes(jax.eval_shape(self.init, jax.random.key(0)))
+        for name in sorted(want.keys() | have.keys()):
+            if name not in have:
+                raise ValueError(f"theta lacks leaf {name!r}, {self} needs it.")
+            if name not in want:
+                raise ValueError(f"theta has leaf {name!r}, unknown to {self}.")
+            if want[name] != have[name]:
+                raise ValueError(
+                    f"theta leaf {name!r} must have shape {want[name]} for {self}, "
+                    f"got {have[name]}."
+                )
+        for name, leaf in named_leaves(theta):
+            if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+                raise ValueError(
+                    f"theta leaf {name!r} must be of a real floating dtype, float32 at "
+                    f"best, got {jnp.result_type(leaf)}."
+                )
+
+    def take_theta(self, theta: Any) -> Any:
+        """Return theta in float32, the dtype of every rule's arithmetic and state.
+
+        Raises:
+          ValueError: As `check_theta`.
+        """
+        self.check_theta(theta)
+        return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), theta)
+
+    def check_extent(self, have: Mapping[str, tuple[int, ...]]) -> None:
+        """Raise ValueError if a size is far beyond what these arrays can belong to.
+
+        Every size of an architecture is an axis of some array of its theta, and every
+        layer has arrays of its own. To be called before the shapes of a theta are
+        worked out, which takes as long as there are layers: a damaged file may have
+        described this architecture.
+
+        Args:
+          have: Shapes of the arrays by name.
+        """
+        layers = max(_MANY_LAYERS, len(have))
+        units = max(_MANY_UNITS, *(n for shape in have.values() for n in shape), 0)
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, bool) or not isinstance(value, int):
+                continue
+            is_depth = field.name.endswith("_layers")
+            if value > (layers if is_depth else units):
+                most = (
+                    f"holds {len(have)} arrays"
+                    if is_depth
+                    else f"has no axis longer than {units}"
+                )
+                raise ValueError(
+                    f"{field.name} of {type(self).__name__} is {value}, and theta "
+                    f"{most}: they do not belong together."
+                )
 
     def extend(self, theta: Any, rule: "Rule") -> Any:
         """Meta-parameters for this rule that act as those of another.

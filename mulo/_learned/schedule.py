@@ -8,12 +8,15 @@ Axis names: F features, L arrays, R roles.
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 
 from mulo._designed import muon_kinds as kinds_lib
+
+if TYPE_CHECKING:  # It calls what is here.
+    from mulo._learned.learned_muon import LearnedMuon
 
 NUM_FEATURES = 10  # F.
 # Whose weight decay is learned; biases and gains have none.
@@ -26,7 +29,7 @@ _OPEN_WARMUP_STEPS = 20.0
 
 
 def rates(
-    rule: Any,
+    rule: "LearnedMuon",
     network: Any,
     t: jax.Array,
     horizon: jax.Array | None,
@@ -36,7 +39,7 @@ def rates(
     """Rate and weight decay of every array.
 
     Args:
-      rule: A LearnedMuon.
+      rule: The optimizer.
       network: ``w0`` (F, units), ``b0``, ``w1`` (units, R), ``b1``; with a decay R is
         followed by one for each of `DECAYED`.
       t: shape=(), float32. Updates, this one included.

@@ -178,7 +178,7 @@ class SmallFC(Rule):
 
     def _transform(self, theta, mup, time):
         """As `transform`; ``time(count)`` is what the time features read."""
-        theta = inputs.take_theta(self, theta)
+        theta = self.take_theta(theta)
         multipliers = step_factors(mup, "adam", self.base_width)
         decays = self.decay_rates(theta)
 

@@ -142,7 +142,12 @@ class VeLO(Rule):
             **network_lib.init_rnn(
                 rnn_key, self.num_inputs, self.lstm_hidden_size, self.param_inits
             ),
-            "ff_mod_stack": network_lib.init_bank(bank_key, self),
+            "ff_mod_stack": network_lib.init_bank(
+                bank_key,
+                len(self.initial_momentum_decays),
+                [self.ff_hidden_size] * self.ff_hidden_layers,
+                self.param_inits,
+            ),
         }
 
     @sees_weights()
@@ -176,8 +181,8 @@ class VeLO(Rule):
           ValueError: If theta does not fit the architecture, the horizon is missing, or
             a μP tree meets ``param_scale_mult``.
         """
-        theta = inputs.take_theta(self, theta)
-        inputs.refuse_param_scale_under_mup(self, mup)
+        theta = self.take_theta(theta)
+        network_lib.refuse_param_scale_under_mup("VeLO", self.param_scale_mult, mup)
         horizon = inputs.check_num_steps("VeLO", num_steps)
         multipliers = step_factors(mup, "adam", self.base_width)
         decays = accumulators_lib.fixed_decays(self)

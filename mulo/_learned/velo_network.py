@@ -3,6 +3,7 @@
 Axis names: T tensors, C MLPs in the bank (controls), U units of the LSTM.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -31,13 +32,15 @@ def init_rnn(key: jax.Array, num_inputs: int, units: int, controls: int) -> Thet
     return {"lstm_init_state": {"hidden": zeros, "cell": zeros}, "rnn_params": rnn}
 
 
-def init_bank(key: jax.Array, rule: Any) -> dict[str, jax.Array]:
-    """Draw ``ff_mod_stack``: C per-parameter MLPs."""
-    groups = features.VELO.sizes(len(rule.initial_momentum_decays))
-    sizes = [sum(groups), *[rule.ff_hidden_size] * rule.ff_hidden_layers, 3]
+def init_bank(
+    key: jax.Array, num_momenta: int, hidden: Sequence[int], controls: int
+) -> dict[str, jax.Array]:
+    """Draw ``ff_mod_stack``: C per-parameter MLPs with hidden layers of these sizes."""
+    groups = features.VELO.sizes(num_momenta)
+    sizes = [sum(groups), *hidden, 3]
     bank = {}
     for i, layer_key in enumerate(jax.random.split(key, len(sizes) - 1)):
-        shape = (rule.param_inits, sizes[i], sizes[i + 1])
+        shape = (controls, sizes[i], sizes[i + 1])
         # Two standard deviations are kept, and not corrected for, as published.
         weights = jax.random.truncated_normal(layer_key, -2.0, 2.0, shape, jnp.float32)
         weights = weights * sizes[i] ** -0.5
@@ -46,7 +49,7 @@ def init_bank(key: jax.Array, rule: Any) -> dict[str, jax.Array]:
             bank |= {f"w0__{k}": part for k, part in enumerate(parts)}
         else:
             bank[f"w{i}"] = weights
-        bank[f"b{i}"] = jnp.zeros((rule.param_inits, sizes[i + 1]), jnp.float32)
+        bank[f"b{i}"] = jnp.zeros((controls, sizes[i + 1]), jnp.float32)
     return bank
 
 
@@ -96,3 +99,13 @@ def scale_of(param: jax.Array) -> jax.Array:
     """Root mean square of a tensor."""
     mean_square = jnp.mean(jnp.square(jnp.asarray(param, jnp.float32)))
     return jnp.sqrt(mean_square + 1e-9)
+
+
+def refuse_param_scale_under_mup(rule: str, param_scale_mult: bool, mup: Any) -> None:
+    """Raise ValueError if a step proportional to the weights meets a μP tree."""
+    if mup is not None and param_scale_mult:
+        raise ValueError(
+            f"{rule} with param_scale_mult=True multiplies each step by the RMS of the "
+            "weights, which shrinks with width already and is zero for a μP readout; "
+            f"for μP use {rule}(param_scale_mult=False), got a mup tree."
+        )

@@ -22,7 +22,33 @@ from mulo import _hints as hints
 from mulo import _provenance as provenance
 from mulo._checks import rule_inputs as inputs
 from mulo._checks.leaf_names import named_leaves
+from mulo._learned.annealed_fc import AnnealedFC
+from mulo._learned.celo import Celo, CeloAdam
+from mulo._learned.celo2 import Celo2
+from mulo._learned.elo import ELO
+from mulo._learned.learned_adam import LearnedAdam
+from mulo._learned.learned_muon import LearnedMuon
+from mulo._learned.lstm_ff import LSTMFF
 from mulo._learned.rule import Rule
+from mulo._learned.small_fc import SmallFC
+from mulo._learned.velo import VeLO
+
+# By the name their cards use.
+ARCHITECTURES: dict[str, type[Rule]] = {
+    rule.__name__: rule
+    for rule in (
+        SmallFC,
+        AnnealedFC,
+        VeLO,
+        Celo,
+        CeloAdam,
+        LSTMFF,
+        Celo2,
+        ELO,
+        LearnedAdam,
+        LearnedMuon,
+    )
+}
 
 DECAYS = ("momentum_decays", "rms_decays", "adafactor_decays")
 DECAY_PARAMETRIZATION = (
@@ -46,39 +72,11 @@ RESERVED = (
 Read = tuple[dict[str, np.ndarray], dict[str, Any]]
 
 
-def architectures() -> dict[str, Any]:
-    """Known architectures by the name their cards use."""
-    # These import mup; kept out of import time.
-    from mulo._learned.annealed_fc import AnnealedFC
-    from mulo._learned.celo import Celo, CeloAdam
-    from mulo._learned.celo2 import Celo2
-    from mulo._learned.elo import ELO
-    from mulo._learned.learned_adam import LearnedAdam
-    from mulo._learned.learned_muon import LearnedMuon
-    from mulo._learned.lstm_ff import LSTMFF
-    from mulo._learned.small_fc import SmallFC
-    from mulo._learned.velo import VeLO
-
-    known = (
-        SmallFC,
-        AnnealedFC,
-        VeLO,
-        Celo,
-        CeloAdam,
-        LSTMFF,
-        Celo2,
-        ELO,
-        LearnedAdam,
-        LearnedMuon,
-    )
-    return {cls.__name__: cls for cls in known}
-
-
 def build(rule: Rule, extra: Mapping[str, Any] | None) -> dict[str, Any]:
     """Make the card of a theta, without its checksum.
 
     Args:
-      rule: The architecture, a frozen dataclass of one of `architectures`.
+      rule: The architecture, a frozen dataclass of one of `ARCHITECTURES`.
       extra: Free-form additions: ``license``, ``meta_training``, data, hardware and
         hours. Arrays become lists, non-finite numbers become strings.
 
@@ -99,7 +97,7 @@ def build(rule: Rule, extra: Mapping[str, Any] | None) -> dict[str, Any]:
         # Rules without learned decays have none to describe.
         **(
             {"decay_parametrization": DECAY_PARAMETRIZATION}
-            if _is_small_fc(rule)
+            if isinstance(rule, SmallFC)
             else {}
         ),
         "factored_dims": FACTORED_DIMS,
@@ -116,7 +114,7 @@ def build(rule: Rule, extra: Mapping[str, Any] | None) -> dict[str, Any]:
     return card
 
 
-def rule_of(card: Mapping[str, Any], where: str) -> Any:
+def rule_of(card: Mapping[str, Any], where: str) -> Rule:
     """Rebuild the architecture a card describes.
 
     Args:
@@ -183,7 +181,7 @@ def to_tensors(theta: Any, rule: Rule) -> dict[str, np.ndarray]:
     """Name the arrays; SmallFC's as the public μLO checkpoint, weights (out, in)."""
     named = named_leaves(theta)
     tensors = {name: np.asarray(leaf, np.float32) for name, leaf in named}
-    if not _is_small_fc(rule):
+    if not isinstance(rule, SmallFC):
         return tensors
     names = _public_names(sum(name.startswith("nn/w") for name in tensors))
     return {
@@ -192,7 +190,7 @@ def to_tensors(theta: Any, rule: Rule) -> dict[str, np.ndarray]:
 
 
 def from_tensors(
-    tensors: Mapping[str, np.ndarray], rule: Any, where: str
+    tensors: Mapping[str, np.ndarray], rule: Rule, where: str
 ) -> dict[str, Any]:
     """Rebuild theta from named tensors.
 
@@ -209,7 +207,7 @@ def from_tensors(
         not finite; names it.
     """
     try:
-        inputs.check_extent(rule, {name: x.shape for name, x in tensors.items()})
+        rule.check_extent({name: x.shape for name, x in tensors.items()})
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
     shapes = _tensor_shapes(rule)
@@ -239,7 +237,7 @@ def from_tensors(
             raise ValueError(f"{where}: tensor {name!r} has NaN or infinite entries.")
     theta, names = _expected(rule), _file_names(rule)
     arrays = [tensors[names.get(path, path)] for path in inputs.shapes(theta)]
-    if _is_small_fc(rule):
+    if isinstance(rule, SmallFC):
         arrays = [x.T for x in arrays]
     return jax.tree.unflatten(jax.tree.structure(theta), arrays)
 
@@ -291,24 +289,20 @@ def dump(card: Mapping[str, Any]) -> bytes:
     return (json.dumps(card, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def _is_small_fc(rule: Rule) -> bool:
-    return isinstance(rule, architectures()["SmallFC"])
-
-
 def _expected(rule: Rule) -> Any:
     return jax.eval_shape(rule.init, jax.random.key(0))
 
 
-def _tensor_shapes(rule: Any) -> dict[str, tuple[int, ...]]:
+def _tensor_shapes(rule: Rule) -> dict[str, tuple[int, ...]]:
     shapes, names = inputs.shapes(_expected(rule)), _file_names(rule)
     if not names:
         return shapes
     return {names.get(path, path): shapes[path][::-1] for path in (*names, *DECAYS)}
 
 
-def _file_names(rule: Any) -> dict[str, str]:
+def _file_names(rule: Rule) -> dict[str, str]:
     """Names in a file of the leaves that have another there, by path."""
-    return _public_names(rule.hidden_layers + 1) if _is_small_fc(rule) else {}
+    return _public_names(rule.hidden_layers + 1) if isinstance(rule, SmallFC) else {}
 
 
 def _public_names(num_layers: int) -> dict[str, str]:
@@ -325,11 +319,11 @@ def _layer(k: int, num_layers: int) -> str:
     return "network.output" if k == num_layers - 1 else f"network.linear_{k - 1}"
 
 
-def _known_architecture(name: str, where: str = "mulo.save") -> Any:
-    known = architectures()
-    if not isinstance(name, str) or name not in known:
+def _known_architecture(name: str, where: str = "mulo.save") -> type[Rule]:
+    if not isinstance(name, str) or name not in ARCHITECTURES:
         raise ValueError(
-            f"{where}: unknown architecture {name!r}{hints.nearest(str(name), known)} "
-            f"Known: {', '.join(known)}."
+            f"{where}: unknown architecture {name!r}"
+            f"{hints.nearest(str(name), ARCHITECTURES)} "
+            f"Known: {', '.join(ARCHITECTURES)}."
         )
-    return known[name]
+    return ARCHITECTURES[name]
