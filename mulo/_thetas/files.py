@@ -19,7 +19,7 @@ from mulo import _files as files
 from mulo import _hints as hints
 from mulo._learned.rule import Rule
 from mulo._thetas import card as cards
-from mulo._thetas import fetched, pylo, tensor_files
+from mulo._thetas import fetched, hugging_face, pylo, tensor_files
 from mulo._thetas import msgpack as legacy
 from mulo._thetas.pretrained import Pretrained
 from mulo._thetas.tensor_files import MODEL_NAME as MODEL_NAME
@@ -27,7 +27,6 @@ from mulo._thetas.tensor_files import MODEL_NAME as MODEL_NAME
 CARD_NAME = "card.json"
 
 _PICKLES = (".pickle", ".pkl", ".pt", ".pth", ".bin")
-_HUB_PREFIX = "hf://"
 
 
 def _read_own(
@@ -204,13 +203,14 @@ def load(
         raise ValueError(
             "load needs a name or a path, got ''; write '.' for the current directory."
         )
-    hub = given.startswith(_HUB_PREFIX)
+    hub = hugging_face.is_address(given)
     if revision is not None and not hub:
         raise ValueError(f"revision is for hf:// names; got {revision!r} with {given}.")
     path, names = Path(given), released()
     source = None  # Of a theta that was fetched.
     if hub:
-        path = _download(given, revision)
+        wanted = (MODEL_NAME, CARD_NAME, pylo.CONFIG_NAME)
+        path = hugging_face.download(given, revision, wanted)
     elif isinstance(name_or_path, str) and given in names:
         path = names[given]
     elif not path.is_dir() and not path.is_file():
@@ -283,21 +283,3 @@ def released() -> dict[str, Path]:
         for root in roots
         for model in sorted(root.glob(f"*/{MODEL_NAME}"))
     }
-
-
-def _download(name: str, revision: str | None) -> Path:
-    repository = name.removeprefix(_HUB_PREFIX)
-    if len([part for part in repository.split("/") if part]) != 2:
-        raise ValueError(f"A Hub name is hf://owner/name, got {name!r}.")
-    try:
-        import huggingface_hub  # pyrefly: ignore[missing-import]
-    except ImportError as error:
-        raise ImportError(
-            f'{name} needs huggingface_hub: pip install "mulo[hub]".'
-        ) from error
-    directory = huggingface_hub.snapshot_download(
-        repository,
-        revision=revision,
-        allow_patterns=[MODEL_NAME, CARD_NAME, pylo.CONFIG_NAME],
-    )
-    return Path(directory)
