@@ -7,10 +7,10 @@ import pytest
 from helpers import sweep_parts, theta_parts
 
 import mulo
-import mulo.fetch
 from evaluate.optimizers import names as optimizers
 from evaluate.optimizers import schedules
 from evaluate.sweep import contenders
+from mulo._thetas import downloads
 
 SMALL_FC = mulo.SmallFC(hidden_size=4)
 VELO = mulo.VeLO(lstm_hidden_size=2, param_inits=1, param_scale_mult=False)
@@ -193,7 +193,7 @@ def fetched(name, rule, folder):
     folder.mkdir()
     path = folder / "theta.state"
     path.write_bytes(msgpack.packb(jax.tree.map(array, shapes)))
-    return mulo.fetch.fetch(name, url=path.as_uri())
+    return downloads.fetch(name, url=path.as_uri())
 
 
 def test_public_thetas_that_were_fetched_compete_each_under_its_own_name(tmp_path):

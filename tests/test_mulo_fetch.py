@@ -16,7 +16,7 @@ import safetensors.numpy
 
 import mulo
 from mulo import fetch
-from mulo._thetas import pylo
+from mulo._thetas import downloads, fetched, pylo
 
 PUBLIC = Path(__file__).parent / "golden" / "mulo_public_format"
 RULE = mulo.VeLO(lstm_hidden_size=4, param_inits=3)
@@ -91,15 +91,15 @@ def test_velo_is_fetched_once_recorded_and_loaded_by_its_name(cache, served, cap
 
 def test_a_local_file_without_a_config_gets_the_published_settings(cache, there):
     (there / "config.gin").unlink()
-    path = fetch.fetch("velo", url=(there / "params").as_uri())
+    path = downloads.fetch("velo", url=(there / "params").as_uri())
     assert path == cache / "velo" / "params"
     assert mulo.load("velo").rule == RULE
 
 
 def test_a_file_that_changed_since_is_refused(cache, there):
-    path = fetch.fetch("velo", url=(there / "params").as_uri())
+    path = downloads.fetch("velo", url=(there / "params").as_uri())
     path.write_bytes(path.read_bytes()[:-1] + b"x")
-    for read in (lambda: mulo.load("velo"), lambda: fetch.fetch("velo")):
+    for read in (lambda: mulo.load("velo"), lambda: downloads.fetch("velo")):
         with pytest.raises(ValueError, match="params is not what was fetched"):
             read()
     path.unlink()
@@ -110,7 +110,7 @@ def test_a_file_that_changed_since_is_refused(cache, there):
 def test_what_is_no_theta_is_not_kept(cache, there):
     (there / "params").write_bytes(b"<html>Sign in</html>")
     with pytest.raises(ValueError, match="not a whole flax msgpack file"):
-        fetch.fetch("velo", url=(there / "params").as_uri())
+        downloads.fetch("velo", url=(there / "params").as_uri())
     assert not cache.exists()
 
 
@@ -132,7 +132,7 @@ def test_without_a_network_the_message_says_what_to_do(cache, there, capsys):
 )
 def test_addresses_on_whose_way_a_file_can_be_changed_are_refused(cache, url):
     with pytest.raises(ValueError, match=r"start with https:// or file:// .*got '"):
-        fetch.fetch("velo", url=url)
+        downloads.fetch("velo", url=url)
     assert not cache.exists()
 
 
@@ -141,33 +141,35 @@ def test_a_redirection_to_such_an_address_is_refused(cache, monkeypatch):
         url = "http://example.org/params"
 
     monkeypatch.setattr(
-        fetch.urllib.request, "urlopen", lambda url, timeout: Response(content())
+        downloads.urllib.request, "urlopen", lambda url, timeout: Response(content())
     )
     with pytest.raises(ValueError, match=r"got 'http://example\.org/params'"):
-        fetch.fetch("velo", url="https://example.org/params")
+        downloads.fetch("velo", url="https://example.org/params")
     assert not cache.exists()
 
 
 def test_the_public_addresses_are_https_and_velos_is_that_of_the_bucket():
-    assert all(s.url.startswith("https://") for s in fetch.SOURCES.values())
-    assert fetch.SOURCES["velo"].url == (
+    assert all(s.url.startswith("https://") for s in fetched.SOURCES.values())
+    assert fetched.SOURCES["velo"].url == (
         "https://storage.googleapis.com/gresearch/learned_optimization/pretrained_lopts/"
         "aug12_continue_on_bigger_2xbs_200kstep_bigproblem_v2_5620/params"
     )
     hub = "https://huggingface.co"
-    assert fetch.SOURCES["celo2"].url == f"{hub}/amoudgl/celo2/resolve/main/theta.state"
+    assert (
+        fetched.SOURCES["celo2"].url == f"{hub}/amoudgl/celo2/resolve/main/theta.state"
+    )
     public = f"{hub}/btherien/mulo/resolve/main/model.safetensors"
-    assert fetch.SOURCES["mulo_public"].url == public
+    assert fetched.SOURCES["mulo_public"].url == public
     for name in ("nope", ["velo"], None):
         with pytest.raises(ValueError, match="No public theta called"):
-            fetch.folder(name)
+            fetched.folder(name)
 
 
 def test_a_config_that_is_no_text_is_refused_by_its_address(cache, there):
     (there / "config.gin").write_bytes(b"# caf\xe9\n")
     url = (there / "params").as_uri()
     with pytest.raises(ValueError, match=f"config.gin of {url} is no UTF-8 text"):
-        fetch.fetch("velo", url=url)
+        downloads.fetch("velo", url=url)
     assert not cache.exists()
 
 
@@ -186,7 +188,7 @@ def test_a_download_that_breaks_off_is_refused(cache, there):
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         with pytest.raises(OSError, match=r"broke off .*1 bytes read, 999 more"):
-            fetch.fetch("velo", url=f"http://127.0.0.1:{server.server_port}/params")
+            downloads.fetch("velo", url=f"http://127.0.0.1:{server.server_port}/params")
         server.shutdown()
         thread.join()
     assert not cache.exists()
@@ -213,7 +215,7 @@ def test_an_address_that_cannot_be_asked_for_is_one_line(cache, url, capsys):
 
 def test_an_unknown_name_is_refused_before_anything_is_read(tmp_path, capsys):
     with pytest.raises(ValueError, match="No public theta called 'typo'"):
-        fetch.fetch("typo", tmp_path, url="file:///nonexistent")
+        downloads.fetch("typo", tmp_path, url="file:///nonexistent")
     assert fetch.main(["mulo_publik"]) == 2
     said = capsys.readouterr().err
     assert said.startswith("mulo.fetch: ")
@@ -229,7 +231,7 @@ def test_public_names_are_no_released_ones():
     released = {
         p.name for p in (Path(mulo.__file__).parents[1] / "checkpoints").iterdir()
     }
-    assert released.isdisjoint(fetch.SOURCES)
+    assert released.isdisjoint(fetched.SOURCES)
 
 
 @pytest.mark.parametrize(("name", "orthogonalize"), [("celo2", 1), ("celo2_base", 0)])
@@ -252,7 +254,7 @@ def test_the_two_of_celo2_are_loaded_as_their_names_say(
     assert f"theta.state', rule=mulo.Celo2({setting}))." in said
     (there / "theta.state").write_bytes(content(mulo.Celo2(hidden_size=4)))
     with pytest.raises(ValueError, match=r"b0' must have shape \(8,\) .* got \(4,\)"):
-        fetch.fetch(name, there / "other", url=url)
+        downloads.fetch(name, there / "other", url=url)
     assert not (there / "other").exists()
 
 
@@ -272,7 +274,7 @@ def public(tmp_path, monkeypatch):
 
 def test_the_public_mulo_is_fetched_with_its_config_and_needs_no_warning(cache, public):
     url = (public / "model.safetensors").as_uri()
-    path = fetch.fetch("mulo_public", url=url)
+    path = downloads.fetch("mulo_public", url=url)
     assert path == cache / "mulo_public" / "model.safetensors"
     loaded = mulo.load("mulo_public")  # Warnings are errors here.
     assert loaded.rule == mulo.SmallFC(step_mult=0.01)
@@ -284,7 +286,7 @@ def test_the_public_mulo_is_fetched_with_its_config_and_needs_no_warning(cache, 
         mulo.load("mulo_public", rule=mulo.ELO())
     # Under a name of another's choosing it is kept as what it is.
     shutil.copy(path, public / "blob")
-    again = fetch.fetch("mulo_public", public / "x", url=(public / "blob").as_uri())
+    again = downloads.fetch("mulo_public", public / "x", url=(public / "blob").as_uri())
     assert again == public / "x" / "model.safetensors"
 
 
@@ -322,5 +324,5 @@ def test_files_other_than_the_known_ones_are_refused(cache, public, damage, caps
 def test_the_public_mulo_is_refused_as_another_optimizer(cache, public):
     url = (public / "model.safetensors").as_uri()
     with pytest.raises(ValueError, match="not a whole flax msgpack file"):
-        fetch.fetch("celo2", url=url)
+        downloads.fetch("celo2", url=url)
     assert not cache.exists()

@@ -18,12 +18,12 @@ import jax
 import numpy as np
 
 import mulo
-import mulo.fetch
 import tasks
 from evaluate.optimizers import names as optimizers
 from evaluate.optimizers import schedules
 from evaluate.optimizers import thetas as thetas_lib
 from evaluate.sweep import axes
+from mulo._thetas import fetched
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -214,9 +214,9 @@ def _at_initialization(theta: thetas_lib.Theta) -> thetas_lib.Theta:
 def _public(name: str) -> thetas_lib.Theta | None:
     """The public theta of a rule, if it was fetched."""
     source = optimizers.get(name).rule
-    if source is None or source not in mulo.fetch.SOURCES:
+    if source is None or source not in fetched.SOURCES:
         return None
-    if not (mulo.fetch.folder(source) / mulo.fetch.RECORD_NAME).is_file():
+    if not (fetched.folder(source) / fetched.RECORD_NAME).is_file():
         return None
     # By its name: the file does not say which of the two Celo2 it is.
     return thetas_lib.load(name, source)
@@ -224,7 +224,7 @@ def _public(name: str) -> thetas_lib.Theta | None:
 
 def _how_to_get(name: str) -> str:
     source = optimizers.get(name).rule
-    if source in mulo.fetch.SOURCES:
+    if source in fetched.SOURCES:
         return (
             f"weights missing, get them with python -m mulo.fetch {source}, or give "
             f"--theta={name}=<path>"

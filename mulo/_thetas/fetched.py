@@ -1,6 +1,6 @@
 """Public thetas by name: where they come from, and where what was fetched is kept.
 
-``python -m mulo.fetch NAME`` fetches one (:mod:`mulo.fetch`).
+``python -m mulo.fetch NAME`` fetches one (:mod:`mulo._thetas.downloads`).
 """
 
 import dataclasses
