@@ -159,11 +159,33 @@ def test_one_flipped_bit_is_an_error(saved, part):
 def test_the_card_beside_is_a_copy_that_nothing_depends_on(saved):
     card = mulo.load(saved).card
     assert json.loads((saved / "card.json").read_text()) == card
-    for text in ("{", json.dumps(card | {"sha256": "0"})):
-        (saved / "card.json").write_text(text)
+    (saved / "card.json").write_text(json.dumps(card | {"sha256": "0"}))
+    assert mulo.load(saved).card == card
+    (saved / "card.json").write_text("{")
+    with pytest.warns(UserWarning, match=r"card\.json is not valid JSON.* people"):
         assert mulo.load(saved).card == card
     (saved / "card.json").unlink()
     assert mulo.load(saved).card == card
+
+
+def test_a_copy_of_the_card_that_was_edited_is_warned_of_once(saved):
+    card = mulo.load(saved).card
+    config = card["config"] | {"step_mult": 1.0}
+    edited = card | {"config": config, "license": "MIT", "note": None}
+    del edited["git_commit"]
+    (saved / "card.json").write_text(json.dumps(edited))
+    message = (
+        r"/card\.json differs from the card inside .*/model\.safetensors in config, "
+        r"git_commit, license, note\. .*write both with mulo\.save\(.*delete card\.json"
+    )
+    with pytest.warns(UserWarning, match=message) as said:
+        loaded = mulo.load(saved)
+    assert [warning.filename for warning in said] == [__file__]
+    assert loaded.card == card
+    assert loaded.rule == RULE
+    # The card of that directory is no card of another file in it.
+    shutil.copy(saved / "model.safetensors", saved / "other.safetensors")
+    assert mulo.load(saved / "other.safetensors").card == card
 
 
 def test_a_file_of_before_has_no_checksum_of_its_card(saved):
@@ -350,7 +372,7 @@ def test_a_reader_that_meets_a_save_halfway_gets_old_or_new(saved, monkeypatch, 
 
     monkeypatch.setattr(Path, "read_bytes", read_bytes)
     loaded = mulo.load(saved)
-    assert seen == ["model.safetensors"]
+    assert seen == ["model.safetensors", "card.json"][: 1 + reads]
     assert loaded.card.get("run") == (None if reads else "new")
     assert_same(loaded.theta, theta_of(1 if reads else 2))
 

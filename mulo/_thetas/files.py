@@ -2,12 +2,13 @@
 
 `save` writes the weights and their card as one file that takes its name at once; a
 crash leaves the old pair or the new one. ``card.json`` beside it is a copy for people:
-`load` does not read it. A format that `load` reads is a reader, a line of `FORMATS` and
-one of `_format`.
+`load` goes by the header, and warns of a copy that was edited. A format that `load`
+reads is a reader, a line of `FORMATS` and one of `_format`.
 """
 
 import hashlib
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -26,16 +27,41 @@ from mulo._thetas.tensor_files import MODEL_NAME as MODEL_NAME
 
 CARD_NAME = "card.json"
 
+_LACKS = object()  # No JSON value.
 _PICKLES = (".pickle", ".pkl", ".pt", ".pth", ".bin")
 
 
 def _read_own(
     content: bytes, beside: Mapping[str, bytes], where: str, rule: Rule | None
 ) -> cards.Read:
-    del beside, rule
+    del rule
     card = tensor_files.card_of(content, where)
     card["sha256"] = hashlib.sha256(content).hexdigest()
+    if CARD_NAME in beside and Path(where).name == MODEL_NAME:
+        _warn_if_edited(beside[CARD_NAME], card, where)
     return tensor_files.tensors_of(content, where), card
+
+
+def _warn_if_edited(copy: bytes, card: Mapping[str, Any], where: str) -> None:
+    """Warn if a card beside a file is of it and says something else than its own."""
+    path = cards.neighbour(where, CARD_NAME)
+    try:
+        found = cards.parse(copy, path)
+    except ValueError as error:
+        said = str(error)
+    else:
+        keys = sorted(found.keys() | card.keys())
+        differ = [k for k in keys if found.get(k, _LACKS) != card.get(k, _LACKS)]
+        # A card of other bytes is no edited one: a save was interrupted, or goes on.
+        if not differ or found.get("sha256") != card["sha256"]:
+            return
+        said = f"{path} differs from the card inside {where} in {', '.join(differ)}."
+    warnings.warn(
+        f"{said} It is a copy for people to read, the card inside the file holds. To "
+        "change a card, write both with mulo.save(directory, rule, theta, card=…); "
+        f"delete {CARD_NAME} to be rid of this warning.",
+        stacklevel=5,
+    )
 
 
 def _read_card_beside(
@@ -74,7 +100,7 @@ class Format(NamedTuple):
 
 
 FORMATS = {
-    "mulo": Format(_read_own),
+    "mulo": Format(_read_own, (CARD_NAME,)),
     "card beside": Format(_read_card_beside, (CARD_NAME,)),
     "PyLO": Format(pylo.read, (pylo.CONFIG_NAME,), takes_rule=True),
     "PyLO's VeLO": Format(pylo.read_velo, (pylo.VELO_MLP,)),
@@ -236,8 +262,9 @@ def load(
     if rule is None and source is not None:
         rule = source.rule
     paths = {each: _beside(file, each) for each in FORMATS[name].beside}
+    content = file.read_bytes()
     beside = {each: p.read_bytes() for each, p in paths.items() if p.is_file()}
-    return read(name, file.read_bytes(), beside, str(file), rule)
+    return read(name, content, beside, str(file), rule)
 
 
 def _refuse(path: Path, given: str) -> NoReturn:
