@@ -17,10 +17,6 @@ def improvement(x, y, **changes):
     )
 
 
-def outcome(x, y, **changes):
-    return comparisons.outcome(np.array(x), np.array(y), **SETTINGS | changes)
-
-
 def test_improvement_counts_pairs_by_hand():
     # Pairs (1, 2) and (1, 3) are won, (3, 2) is lost, (3, 3) ties: 2.5 of 4. In the
     # second stratum all are won.
@@ -243,77 +239,3 @@ def test_a_claim_needs_the_whole_interval():
     unknown = statistics.Interval(math.nan, math.nan, math.nan)
     assert not comparisons.is_below(unknown, 0.0)
     assert not comparisons.is_above(unknown, 0.0)
-
-
-def test_outcome_is_decided_only_beyond_the_interval():
-    low, high = [1.0, 1.1, 1.2, 1.0], [2.0, 2.1, 2.2, 1.9]
-    assert (outcome(low, high), outcome(high, low)) == (1, -1)
-    # Differences -1, 1, -1, 1.
-    assert outcome([1.0, 2.0, 1.0, 2.0], [2.0, 1.0, 2.0, 1.0]) == 0
-    assert outcome(low, low) == 0
-
-
-def test_outcome_pairs_seeds_unless_told_otherwise():
-    # Always 0.1 lower, on seeds that are 1 apart.
-    x, y = np.array([1.0, 2.0, 3.0, 4.0]), np.array([1.1, 2.1, 3.1, 4.1])
-    assert outcome(x, y) == 1
-    assert outcome(x, y, paired=False) == 0
-    assert outcome(x, y[:3]) == 0  # Unequal numbers have no pairs.
-    assert outcome(x, y[:3] + 10.0) == 1
-
-
-def test_outcome_agrees_with_the_interval_of_the_paired_difference():
-    rng = np.random.default_rng(0)
-    decided = []
-    for i in range(60):
-        x, y = rng.normal(size=(2, 6))
-        x -= 0.5
-        picks = np.random.default_rng(i).integers(6, size=(500, 6))
-        low, high = np.quantile((x - y)[picks].mean(axis=1), [0.025, 0.975])
-        decided.append(outcome(x, y, seed=i))
-        assert decided[-1] == int(high < 0) - int(low > 0)
-    assert {0, 1} <= set(decided)
-
-
-@pytest.mark.parametrize(
-    ("x", "expected"), [(1.994, 0), (1.98, 1), (2.006, 0), (2.02, -1), (2.0, 0)]
-)
-def test_outcome_of_one_seed_needs_half_a_percent(x, expected):
-    assert outcome([x], [2.0]) == expected
-    # The size of the other's loss counts, not its sign.
-    assert outcome([x - 4.0], [-2.0]) == expected
-
-
-@pytest.mark.parametrize("seeds", [1, 3])
-def test_outcome_of_a_finite_loss_against_divergence(seeds):
-    finite, diverged = [5.0] * seeds, [np.inf, np.nan, np.inf][:seeds]
-    assert outcome(finite, diverged) == 1
-    assert outcome(diverged, finite) == -1
-    assert outcome(diverged, diverged) == 0
-
-
-def test_outcome_of_one_divergence_in_ten_depends_on_the_rest():
-    diverges = np.array([np.inf] + [2.0] * 9)
-    # 35 % of the draws miss the divergence: those decide against a worse method.
-    assert outcome(diverges, np.full(10, 1.0)) == -1
-    assert outcome(diverges, np.full(10, 3.0)) == 0
-
-
-@pytest.mark.parametrize(("seeds", "share"), [(3, 0.27), (10, 0.10)])
-def test_few_seeds_decide_as_often_as_the_docstring_says(seeds, share):
-    rng = np.random.default_rng(0)
-    decided = [
-        outcome(*rng.normal(size=(2, seeds)), seed=i, num_samples=200) != 0
-        for i in range(400)
-    ]
-    four_errors = 4 * math.sqrt(share * (1 - share) / 400)
-    assert np.mean(decided) == pytest.approx(share, abs=four_errors)
-
-
-@pytest.mark.parametrize(
-    ("changes", "match"),
-    [({"x": []}, "x and y must be"), ({"confidence": 1.0}, "confidence must lie in")],
-)
-def test_outcome_of_nothing_or_without_doubt_is_an_error(changes, match):
-    with pytest.raises(ValueError, match=match):
-        outcome(**{"x": [1.0, 2.0], "y": [1.0, 2.0]} | changes)

@@ -23,8 +23,6 @@ import scipy.stats
 
 from evaluate.report import statistics
 
-SINGLE_SEED_MARGIN = 0.005  # Of the other's loss; less counts as no difference.
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PairedTest:
@@ -182,59 +180,6 @@ def is_below(interval: statistics.Interval, value: float) -> bool:
 def is_above(interval: statistics.Interval, value: float) -> bool:
     """Whether the whole interval lies above ``value``: a claim of it is supported."""
     return interval.low > value
-
-
-def outcome(
-    x: np.ndarray,
-    y: np.ndarray,
-    *,
-    num_samples: int,
-    confidence: float,
-    seed: int,
-    paired: bool = True,
-) -> int:
-    """Decide one cell: 1 if ``x`` is lower, -1 if higher, 0 if undecided.
-
-    ``x`` wins when the bootstrap percentile interval of the difference of means lies
-    below zero. Of one seed each, it wins when lower by more than
-    ``SINGLE_SEED_MARGIN`` of y's size. Losses that are not finite are infinite: a
-    finite mean wins over an infinite one, two infinite ones do not differ.
-
-    Percentile intervals of few seeds are too short: at 3, 5 and 10 paired seeds, about
-    27, 17 and 10 % of normal losses that do not differ are decided, where 5 % should.
-
-    Args:
-      x: shape=(m,), losses by seed.
-      y: shape=(n,).
-      num_samples: Bootstrap samples.
-      confidence: Covered fraction, in (0, 1).
-      seed: Of the resampling.
-      paired: Whether to draw the seeds of x and y together, if of equal number.
-
-    Raises:
-      ValueError: If there is no loss, a shape has not one axis, or ``confidence`` is
-        outside (0, 1).
-    """
-    x, y = _worst_if_not_finite(x), _worst_if_not_finite(y)
-    if x.ndim != 1 or y.ndim != 1 or not len(x) or not len(y):
-        raise ValueError(f"x and y must be (m,) and (n,), got {x.shape}, {y.shape}.")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie in (0, 1), got {confidence}.")
-    rng = np.random.default_rng(seed)
-    if len(x) == len(y) == 1:
-        margin = SINGLE_SEED_MARGIN * abs(y[0]) if np.isfinite(y[0]) else 0.0
-        below, above = x[0] < y[0] - margin, x[0] > y[0] + margin
-        return int(below) - int(above)
-    if paired and len(x) == len(y):
-        picks = rng.integers(len(x), size=(num_samples, len(x)))
-        means_x, means_y = x[picks].mean(axis=1), y[picks].mean(axis=1)
-    else:
-        means_x = statistics.resample(x[None], num_samples, rng).mean(axis=(1, 2))
-        means_y = statistics.resample(y[None], num_samples, rng).mean(axis=(1, 2))
-    # Counting is what the quantiles of the differences would say, infinite or not.
-    needed = 1 - (1 - confidence) / 2
-    below, above = means_x < means_y, means_x > means_y
-    return int(below.mean() > needed) - int(above.mean() > needed)
 
 
 def _share_below(x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -4,6 +4,8 @@ import numpy as np
 
 from evaluate.report import comparisons
 
+_SINGLE_SEED_MARGIN = 0.005  # Of the other's loss; less counts as no difference.
+
 OUTCOME_RULE = (
     "a setting is won (lost) when the 95 % interval of the mean difference over shared "
     "seeds, by Student's paired t, lies below (above) zero, or when one of the two "
@@ -34,5 +36,5 @@ def decide(mine: np.ndarray, theirs: np.ndarray) -> tuple[int, float | None]:
         won = comparisons.is_below(test.interval, 0.0)
         lost = comparisons.is_above(test.interval, 0.0)
         return int(won) - int(lost), test.t_p_value
-    margin = comparisons.SINGLE_SEED_MARGIN * abs(y[0])
+    margin = _SINGLE_SEED_MARGIN * abs(y[0])
     return int(x[0] < y[0] - margin) - int(x[0] > y[0] + margin), None

@@ -34,25 +34,24 @@ class Profile:
     high: np.ndarray  # (T,)
 
 
-def interquartile_mean(scores: np.ndarray, axis: int = -1) -> np.ndarray:
+def interquartile_mean(scores: np.ndarray) -> np.ndarray:
     """Average the middle half of the scores.
 
     Drops floor(n / 4) scores at each end, so with fewer than four this is the mean.
 
     Args:
-      scores: Any shape; n scores along ``axis``.
-      axis: Reduced.
+      scores: shape=(..., n).
 
     Returns:
-      The means, without that axis; NaN where a score is NaN.
+      The means, shape=(...); NaN where a score is NaN.
 
     Raises:
       ValueError: If there is no score.
     """
     scores = np.asarray(scores, np.float64)
-    if scores.shape[axis] == 0:
+    if scores.shape[-1] == 0:
         raise ValueError("interquartile_mean needs at least one score, got none.")
-    return scipy.stats.trim_mean(scores, 0.25, axis=axis)
+    return scipy.stats.trim_mean(scores, 0.25, axis=-1)
 
 
 def bootstrap_interval(

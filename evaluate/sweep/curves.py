@@ -13,7 +13,9 @@ import math
 
 import numpy as np
 
+_WINDOW_FRAC = 0.05  # Of the horizon, averaged over at its end.
 _MIN_WINDOW_STEPS = 10
+_BASIN_TOLERANCE = 0.01  # Of the best loss's size.
 
 
 def trailing_mean(losses: np.ndarray, window: int) -> np.ndarray:
@@ -59,7 +61,7 @@ def final_loss(losses: np.ndarray, horizon: int) -> float:
     Raises:
       ValueError: If ``horizon`` is outside [1, T].
     """
-    return _mean(losses, horizon, last=_window(horizon, 0.05))
+    return _mean(losses, horizon, last=_window(horizon))
 
 
 def area_under_curve(losses: np.ndarray, horizon: int) -> float:
@@ -71,7 +73,6 @@ def steps_to_loss(
     losses: np.ndarray,
     target: float,
     *,
-    smooth_frac: float = 0.05,
     horizon: int | None = None,
 ) -> float:
     """Return after how many steps the trailing mean is at or below ``target``.
@@ -83,21 +84,15 @@ def steps_to_loss(
     Args:
       losses: shape=(T,). A run may reach the target and diverge later.
       target: Nats.
-      smooth_frac: The window over the horizon, in (0, 1]; at least 10 steps are
-        averaged, or all so far.
-      horizon: Steps the window is a fraction of; T by default.
+      horizon: Steps of which 5 %, at least 10, are averaged, or all so far; T by
+        default.
 
     Returns:
       Steps, interpolated linearly between two steps of the smoothed curve; infinite if
       never.
-
-    Raises:
-      ValueError: If ``smooth_frac`` is outside (0, 1].
     """
-    if not 0 < smooth_frac <= 1:
-        raise ValueError(f"smooth_frac must lie in (0, 1], got {smooth_frac}.")
     losses = np.asarray(losses, np.float64)
-    window = _window(len(losses) if horizon is None else horizon, smooth_frac)
+    window = _window(len(losses) if horizon is None else horizon)
     # Two means of the same losses may round apart.
     target += 1e-12 * abs(target)
     steps = np.arange(1, len(losses) + 1)
@@ -119,19 +114,16 @@ def speedup(losses: np.ndarray, target: float, horizon: int) -> float:
     return horizon / steps_to_loss(losses, target, horizon=horizon)
 
 
-def basin_decades(
-    rates: np.ndarray, losses: np.ndarray, tolerance: float = 0.01
-) -> tuple[float, bool, bool]:
+def basin_decades(rates: np.ndarray, losses: np.ndarray) -> tuple[float, bool, bool]:
     """Measure how wide a range of learning rates is about as good as the best.
 
     The basin is the connected set around the best rate in which the loss, linear in
-    log10(rate) between the rates tried, exceeds the best by at most ``tolerance`` of
-    its size. It ends where the neighbour diverged.
+    log10(rate) between the rates tried, exceeds the best by at most 1 % of its size. It
+    ends where the neighbour diverged.
 
     Args:
       rates: shape=(R,), positive, rising.
       losses: shape=(R,), in any unit; not finite is diverged.
-      tolerance: Relative, at least 0.
 
     Returns:
       The width in decades, and whether the basin reaches the lowest and the highest
@@ -139,8 +131,8 @@ def basin_decades(
       known to be good nor any beyond to be bad: ``(0.0, True, True)``.
 
     Raises:
-      ValueError: If the shapes differ or are empty, the rates are not positive and
-        rising, or ``tolerance`` is negative.
+      ValueError: If the shapes differ or are empty, or the rates are not positive and
+        rising.
     """
     rates, losses = np.asarray(rates, np.float64), np.asarray(losses, np.float64)
     if rates.ndim != 1 or rates.shape != losses.shape or not len(rates):
@@ -150,13 +142,11 @@ def basin_decades(
         )
     if not (np.all(rates > 0) and np.all(np.diff(rates) > 0)):
         raise ValueError(f"rates must be positive and rising, got {rates}.")
-    if tolerance < 0:
-        raise ValueError(f"tolerance must be at least 0, got {tolerance}.")
     losses = np.where(np.isfinite(losses), losses, np.inf)
     best = int(np.argmin(losses))
     if np.isinf(losses[best]):
         return 0.0, True, True
-    limit = losses[best] + tolerance * abs(losses[best])
+    limit = losses[best] + _BASIN_TOLERANCE * abs(losses[best])
     decades = np.log10(rates)
     # Downwards the decades change sign, for both ways to rise.
     down = _first_above(-decades[best::-1], losses[best::-1], limit)
@@ -199,8 +189,8 @@ def reference_steps(steps: np.ndarray, losses: np.ndarray, loss: float) -> float
     return _first_reached(steps, losses, loss)
 
 
-def _window(horizon: int, frac: float) -> int:
-    return max(_MIN_WINDOW_STEPS, math.ceil(frac * horizon))
+def _window(horizon: int) -> int:
+    return max(_MIN_WINDOW_STEPS, math.ceil(_WINDOW_FRAC * horizon))
 
 
 def _mean(losses: np.ndarray, horizon: int, last: int) -> float:

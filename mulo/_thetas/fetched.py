@@ -103,20 +103,19 @@ def folder(name: str) -> Path:
     return Path(root) / known(name)
 
 
-def fetched(name: str, directory: str | os.PathLike[str] | None = None) -> Path:
+def fetched(name: str) -> Path:
     """Return the file of a theta that was fetched before, checked.
 
     Args:
       name: One of `SOURCES`.
-      directory: Where it was put; None for `folder`.
 
     Returns:
-      The path of the theta's file.
+      The path of the theta's file, in `folder`.
 
     Raises:
       ValueError: If it was not fetched, or a file is not what the record says.
     """
-    where = folder(name) if directory is None else Path(directory)
+    where = folder(name)
     return where / record_of(name, where)["theta"]
 
 
