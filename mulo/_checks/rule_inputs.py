@@ -15,34 +15,23 @@ from mulo._checks.leaf_names import named_leaves
 _LONGEST = float(np.finfo(np.float32).max)  # Steps of a run.
 
 
-def check_sizes(settings: object, names: Sequence[str]) -> None:
-    """Raise ValueError unless these fields are integers >= 1."""
-    for name in names:
-        numbers.check_size(name, getattr(settings, name))
+def _of_fields(
+    check: Callable[[str, Any], None],
+) -> Callable[[object, Sequence[str]], None]:
+    """A check of one number, for fields of an object: names them in its ValueError."""
+
+    def checked(settings: object, names: Sequence[str]) -> None:
+        for name in names:
+            check(name, getattr(settings, name))
+
+    return checked
 
 
-def check_bools(settings: object, names: Sequence[str]) -> None:
-    """Raise ValueError unless these fields are True or False."""
-    for name in names:
-        numbers.check_bool(name, getattr(settings, name))
-
-
-def check_positive(settings: object, names: Sequence[str]) -> None:
-    """Raise ValueError unless these fields are finite and positive."""
-    for name in names:
-        numbers.check_positive(name, getattr(settings, name))
-
-
-def check_finite(settings: object, names: Sequence[str]) -> None:
-    """Raise ValueError unless these fields are finite."""
-    for name in names:
-        numbers.check_finite(name, getattr(settings, name))
-
-
-def check_single_decays(settings: object, names: Sequence[str]) -> None:
-    """Raise ValueError unless these fields, one decay each, lie in [0, 1)."""
-    for name in names:
-        numbers.check_decay(name, getattr(settings, name))
+check_sizes = _of_fields(numbers.check_size)  # Integers >= 1.
+check_bools = _of_fields(numbers.check_bool)
+check_positive = _of_fields(numbers.check_positive)  # And finite.
+check_finite = _of_fields(numbers.check_finite)
+check_single_decays = _of_fields(numbers.check_decay)  # One each, in [0, 1).
 
 
 def check_decays(settings: object, names: Sequence[str]) -> None:

@@ -87,18 +87,10 @@ def adamw(
     Raises:
       ValueError: If the rule is unknown, and as :func:`adam`.
     """
-    return chain(
-        optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
-        *finish(
-            learning_rate,
-            mup,
-            base_width,
-            "adam",
-            weight_decay=weight_decay,
-            rule=weight_decay_rule,
-            mask=mask,
-        ),
+    tail = finish(
+        learning_rate, mup, base_width, "adam", weight_decay, weight_decay_rule, mask
     )
+    return chain(optax.scale_by_adam(b1=b1, b2=b2, eps=eps), *tail)
 
 
 def nadamw(
@@ -135,15 +127,7 @@ def nadamw(
     Raises:
       ValueError: As :func:`adamw`, like all of this module.
     """
-    return chain(
-        optax.scale_by_adam(b1, b2, eps, nesterov=True),
-        *finish(
-            learning_rate,
-            mup,
-            base_width,
-            "adam",
-            weight_decay=weight_decay,
-            rule=weight_decay_rule,
-            mask=mask,
-        ),
+    tail = finish(
+        learning_rate, mup, base_width, "adam", weight_decay, weight_decay_rule, mask
     )
+    return chain(optax.scale_by_adam(b1, b2, eps, nesterov=True), *tail)

@@ -17,7 +17,6 @@ def finish(
     mup: Any,
     base_width: Any,
     optimizer: str,
-    *,
     weight_decay: Any = None,
     rule: WeightDecayRule = "independent",
     mask: Any = None,

@@ -35,15 +35,7 @@ def lion(
     Returns:
       As :func:`mulo.nadamw`.
     """
-    return chain(
-        optax.scale_by_lion(b1, b2),
-        *finish(
-            learning_rate,
-            mup,
-            base_width,
-            "adam",
-            weight_decay=weight_decay,
-            rule=weight_decay_rule,
-            mask=mask,
-        ),
+    tail = finish(
+        learning_rate, mup, base_width, "adam", weight_decay, weight_decay_rule, mask
     )
+    return chain(optax.scale_by_lion(b1, b2), *tail)

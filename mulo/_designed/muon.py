@@ -108,33 +108,21 @@ def muon(
     def labels(tree):
         return of_axes(tree, lambda axes: "adam" if axes is None else "muon")
 
+    kind = "muon"
     steps = [
         optax.contrib.scale_by_muon(**options, weight_dimension_numbers=dimensions)
     ]
     if consistent_rms is not None:
+        kind = "muon_rms"
         steps.append(_to_rms(scalings, consistent_rms))
     hidden = optax.chain(
         *steps,
-        *finish(
-            learning_rate,
-            mup,
-            base_width,
-            "muon" if consistent_rms is None else "muon_rms",
-            weight_decay=decay,
-            rule=weight_decay_rule,
-            mask=mask,
-        ),
+        *finish(learning_rate, mup, base_width, kind, decay, weight_decay_rule, mask),
     )
+    adam_rate = learning_rate if adam_learning_rate is None else adam_learning_rate
     rest = optax.chain(
         optax.scale_by_adam(adam_b1, adam_b2, eps, nesterov=nesterov),
-        *finish(
-            learning_rate if adam_learning_rate is None else adam_learning_rate,
-            mup,
-            base_width,
-            "adam",
-            weight_decay=adam_decay,
-            rule=weight_decay_rule,
-        ),
+        *finish(adam_rate, mup, base_width, "adam", adam_decay, weight_decay_rule),
     )
     return chain(optax.partition({"muon": hidden, "adam": rest}, labels))
 

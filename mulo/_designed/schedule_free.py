@@ -65,14 +65,7 @@ def schedule_free_adamw(
         rate = optax.warmup_constant_schedule(0.0, learning_rate, warmup_steps)
     inner = optax.chain(
         optax.scale_by_rms(b2, eps, eps_in_sqrt=False, bias_correction=True),
-        *finish(
-            rate,
-            mup,
-            base_width,
-            "adam",
-            weight_decay=decay,
-            rule=weight_decay_rule,
-        ),
+        *finish(rate, mup, base_width, "adam", decay, weight_decay_rule),
     )
     # Not in a chain: schedule_free_eval_params wants this very state.
     return in_float32(

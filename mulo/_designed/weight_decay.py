@@ -60,8 +60,8 @@ def beside(
     return [decay, factors] if rule == "coupled" else [factors, decay]
 
 
-class RemoveWeightsState(NamedTuple):
-    """State of weight decay that follows a schedule."""
+class WeightDecayState(NamedTuple):
+    """State of :func:`decay_after_step`, and of decay that follows a schedule."""
 
     count: jax.typing.ArrayLike  # shape=(), int32. Updates applied so far.
 
@@ -85,7 +85,7 @@ def remove_weights(
     def init_fn(params):
         del params
         if callable(weight_decay):
-            return RemoveWeightsState(jnp.zeros((), jnp.int32))
+            return WeightDecayState(jnp.zeros((), jnp.int32))
         return optax.EmptyState()
 
     def update_fn(updates, state, params=None):
@@ -94,11 +94,8 @@ def remove_weights(
             return updates, state
         if callable(share):
             share = share(state.count)
-            state = RemoveWeightsState(optax.safe_increment(state.count))
-        if params is None:
-            raise ValueError(
-                "Weight decay needs params in update(grads, state, params)."
-            )
+            state = WeightDecayState(optax.safe_increment(state.count))
+        rule_inputs.require_params("Weight decay", params)
         updates = jax.tree.map(
             lambda u, p, m: (u - (share * m) * p).astype(u.dtype),
             updates,
@@ -108,12 +105,6 @@ def remove_weights(
         return updates, state
 
     return optax.GradientTransformation(init_fn, update_fn)
-
-
-class DecayAfterStepState(NamedTuple):
-    """State of :func:`decay_after_step`."""
-
-    count: jax.typing.ArrayLike  # shape=(), int32. Updates applied so far.
 
 
 def decay_after_step(
@@ -144,12 +135,12 @@ def decay_after_step(
 
     def init_fn(params):
         del params
-        return DecayAfterStepState(jnp.zeros((), jnp.int32))
+        return WeightDecayState(jnp.zeros((), jnp.int32))
 
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
         count = state.count
-        after = DecayAfterStepState(optax.safe_increment(count))
+        after = WeightDecayState(optax.safe_increment(count))
         if none:
             return updates, after
         rule_inputs.require_params("Weight decay", params)

@@ -32,6 +32,7 @@ from mulo._learned import velo_features as features
 from mulo._learned import velo_network as network_lib
 from mulo._learned.mlp import Stepper
 from mulo._learned.rule import Rule
+from mulo._transforms import float32 as wrappers
 from mulo.mup._transforms import step_factors
 from mulo.mup._views import sees_weights
 
@@ -266,11 +267,10 @@ class CeloAdam(Rule):
 
         def init_fn(params):
             inputs.check_floating("CeloAdam", params)
-            zeros = jax.tree.map(lambda p: jnp.zeros(jnp.shape(p), jnp.float32), params)
             return CeloAdamState(
                 count=jnp.zeros((), jnp.int32),
-                momentum=zeros,
-                rms=jax.tree.map(jnp.zeros_like, zeros),
+                momentum=wrappers.zeros(params),
+                rms=wrappers.zeros(params),
                 schedule=_init_schedule(theta),
             )
 
@@ -324,11 +324,6 @@ def _advance(theta, state, loss, count, horizon):
     )
     x = jnp.concatenate([features.progress(count / horizon), loss_features])
     params = theta["rnn_params"]
-    hidden, cell = lstm_lib.lstm_step(
-        params["rnn"],
-        network_lib.mix_tensors(params, x[None]),
-        state.hidden,
-        state.cell,
-    )
+    hidden, cell = network_lib.run_lstm(params, x[None], state.hidden, state.cell)
     size = _BASE_STEP * jnp.exp(lstm_lib.linear(params["step_size"], hidden)[0, 0])
     return size, Schedule(losses, hidden, cell)

@@ -34,6 +34,7 @@ from mulo._checks import masked_leaves, numbers
 from mulo._checks import rule_inputs as inputs
 from mulo._designed import newton_schulz
 from mulo._learned import accumulators, features
+from mulo._learned import lstm as lstm_lib
 from mulo._learned import mlp as network_lib
 from mulo._learned import stacks as stacks_lib
 from mulo._learned.gradient_cleaning import clean
@@ -122,16 +123,13 @@ class Celo2(Rule):
         first_key, *keys = jax.random.split(key, len(sizes) - 1)
         layers: dict[str, jax.Array] = {}
 
-        def weights(key, shape, num_inputs):
-            # Two standard deviations are kept, and not corrected for, as published.
-            draw = jax.random.truncated_normal(key, -2.0, 2.0, shape, jnp.float32)
-            return draw * num_inputs**-0.5
-
         group_keys = jax.random.split(first_key, len(groups))
         for i, (group_key, size) in enumerate(zip(group_keys, groups, strict=True)):
-            layers[f"w0__{i}"] = weights(group_key, (size, sizes[1]), sizes[0])
+            shape = (size, sizes[1])
+            layers[f"w0__{i}"] = lstm_lib.draw_weights(group_key, shape, sizes[0])
         for i, layer_key in enumerate(keys, start=1):
-            layers[f"w{i}"] = weights(layer_key, (sizes[i], sizes[i + 1]), sizes[i])
+            shape = (sizes[i], sizes[i + 1])
+            layers[f"w{i}"] = lstm_lib.draw_weights(layer_key, shape, sizes[i])
         for i, size in enumerate(sizes[1:]):
             layers[f"b{i}"] = jnp.zeros(size, jnp.float32)
         return {"ff_mod_stack": layers}
@@ -219,11 +217,7 @@ class Celo2(Rule):
             return Celo2State(accumulators.init_leaves(self, params))
 
         def update_fn(updates, state, params=None):
-            if params is None:
-                raise ValueError(
-                    "Celo2 reads the parameters: call tx.update(grads, state, params), "
-                    "got params=None."
-                )
+            inputs.require_params("Celo2", params)
             inputs.check_floating("Celo2", updates)
 
             def step(grad, param, leaf, view):

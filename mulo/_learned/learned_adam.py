@@ -112,17 +112,11 @@ class LearnedAdam(Rule):
         theta = self.take_theta(theta)
 
         def init_fn(params):
-            inputs.check_floating("LearnedAdam", params)
-            # Two trees, so that the state can be donated.
-            mu, nu = (
-                jax.tree.map(lambda p: jnp.zeros(jnp.shape(p), jnp.float32), params)
-                for _ in "mn"
-            )
+            mu, nu = wrappers.zeros(params), wrappers.zeros(params)
             return LearnedAdamState(jnp.zeros((), jnp.int32), mu, nu)
 
         def update_fn(updates, state, params=None, **extra_args):
             del params, extra_args
-            inputs.check_floating("LearnedAdam", updates)
             count = optax.safe_increment(state.count)
             per_class = {
                 name: _Hyper.of(theta[name], jnp.asarray(count, jnp.float32))

@@ -267,24 +267,16 @@ class LearnedMuon(Rule):
         )
 
         def init_fn(params):
-            inputs.check_floating("LearnedMuon", params)
             if not masked_leaves.is_placeholder(params):
                 kinds_lib.kinds(params, mup, self.base_width, self.max_input_dim)
-
-            def zeros():
-                return jax.tree.map(
-                    lambda p: jnp.zeros(jnp.shape(p), jnp.float32), params
-                )
-
             return LearnedMuonState(
                 jnp.zeros((), jnp.int32),
-                tuple(zeros() for _ in self.initial_momentum_decays),
-                zeros(),
+                tuple(wrappers.zeros(params) for _ in self.initial_momentum_decays),
+                wrappers.zeros(params),
             )
 
         def update_fn(updates, state, params=None, **extra_args):
             del extra_args
-            inputs.check_floating("LearnedMuon", updates)
             for option in ("mlp_units", "weight_decay_unit"):
                 if getattr(self, option):
                     inputs.require_params(f"LearnedMuon with {option}", params)

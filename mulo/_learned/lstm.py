@@ -1,9 +1,9 @@
-"""Linear layers and the LSTM cell of the learned optimizers that have one.
+"""Linear layers of the learned optimizers, and the LSTM cell of those that have one.
 
 The cell is haiku's: one linear map of (input, hidden) to the gates in the order input,
-candidate, forget, output, and 1 added to the forget gate before its sigmoid. These
-networks run once per tensor, not per parameter, so their products are computed at
-full float32 precision on every device: a rounded state would be fed back every step.
+candidate, forget, output, and 1 added to the forget gate before its sigmoid. It runs
+once per tensor, not per parameter, so products are computed at full float32 precision
+on every device: a rounded state would be fed back every step.
 
 Axis names: T tensors, I inputs, O outputs, U units of the LSTM.
 """
@@ -16,13 +16,17 @@ import jax.numpy as jnp
 Params = dict[str, jax.Array]  # {"w": (I, O), "b": (O,)}
 
 
-def init_linear(key: jax.Array, inputs: int, outputs: int) -> Params:
-    """Draw a layer: weights truncated normal of scale 1/sqrt(inputs), biases zero."""
+def draw_weights(key: jax.Array, shape: tuple[int, ...], inputs: int) -> jax.Array:
+    """Truncated normal weights of scale 1/sqrt(inputs)."""
     # Two standard deviations are kept, and not corrected for, as in haiku.
-    weights = jax.random.truncated_normal(
-        key, -2.0, 2.0, (inputs, outputs), jnp.float32
-    )
-    return {"w": weights * inputs**-0.5, "b": jnp.zeros(outputs, jnp.float32)}
+    drawn = jax.random.truncated_normal(key, -2.0, 2.0, shape, jnp.float32)
+    return drawn * inputs**-0.5
+
+
+def init_linear(key: jax.Array, inputs: int, outputs: int) -> Params:
+    """Draw a layer: weights as `draw_weights`, biases zero."""
+    weights = draw_weights(key, (inputs, outputs), inputs)
+    return {"w": weights, "b": jnp.zeros(outputs, jnp.float32)}
 
 
 def linear(params: Params, x: jax.Array) -> jax.Array:

@@ -25,6 +25,7 @@ import optax
 
 from mulo._checks import rule_inputs as inputs
 from mulo._learned import accumulators, features
+from mulo._learned import lstm as lstm_lib
 from mulo._learned import mlp as network_lib
 from mulo._learned import stacks as stacks_lib
 from mulo._learned.rule import Rule
@@ -98,13 +99,8 @@ class SmallFC(Rule):
         sizes = [self.num_inputs, *[self.hidden_size] * self.hidden_layers, 2]
         network = {}
         for i, layer_key in enumerate(jax.random.split(key, len(sizes) - 1)):
-            shape = (sizes[i], sizes[i + 1])
-            # Two standard deviations are kept, and not corrected for, as published.
-            weights = jax.random.truncated_normal(
-                layer_key, -2.0, 2.0, shape, jnp.float32
-            )
-            network[f"w{i}"] = weights * sizes[i] ** -0.5
-            network[f"b{i}"] = jnp.zeros(shape[1:], jnp.float32)
+            layer = lstm_lib.init_linear(layer_key, sizes[i], sizes[i + 1])
+            network |= {f"w{i}": layer["w"], f"b{i}": layer["b"]}
         return {
             "nn": network,
             "momentum_decays": jnp.zeros(

@@ -262,8 +262,8 @@ class VeLO(Rule):
         """
         # Sorted by name, as published.
         common = jnp.broadcast_to(common[None], (len(tensors), len(common)))
-        x = network_lib.mix_tensors(params, jnp.concatenate([common, tensors], axis=1))
-        hidden, cell = lstm_lib.lstm_step(params["rnn"], x, *state)
+        x = jnp.concatenate([common, tensors], axis=1)
+        hidden, cell = network_lib.run_lstm(params, x, *state)
         controls = lstm_lib.linear(params["rnn_to_controls"], hidden)
         sizes = lstm_lib.linear(params["step_size"], hidden)[:, 0]
         return controls, sizes, hidden, cell

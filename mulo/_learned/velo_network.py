@@ -41,9 +41,7 @@ def init_bank(
     bank = {}
     for i, layer_key in enumerate(jax.random.split(key, len(sizes) - 1)):
         shape = (controls, sizes[i], sizes[i + 1])
-        # Two standard deviations are kept, and not corrected for, as published.
-        weights = jax.random.truncated_normal(layer_key, -2.0, 2.0, shape, jnp.float32)
-        weights = weights * sizes[i] ** -0.5
+        weights = lstm_lib.draw_weights(layer_key, shape, sizes[i])
         if i == 0:
             parts = jnp.split(weights, np.cumsum(groups)[:-1].tolist(), axis=1)
             bank |= {f"w0__{k}": part for k, part in enumerate(parts)}
@@ -53,13 +51,24 @@ def init_bank(
     return bank
 
 
-def mix_tensors(params: Any, x: jax.Array) -> jax.Array:
-    """What the LSTM reads, (T, U): each tensor's features, and a maximum over all."""
+def run_lstm(
+    params: Any, x: jax.Array, hidden: jax.Array, cell: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Read each tensor's features, and a maximum over all.
+
+    Args:
+      params: ``rnn_params``.
+      x: A row per tensor.
+      hidden: Last output, (T, U).
+      cell: Last cell state, (T, U).
+
+    Returns:
+      The new output and cell state, (T, U) each.
+    """
     # The public code computes ``linear`` too and throws its output away.
     common = jax.nn.relu(lstm_lib.linear(params["linear_1"], x))
-    return lstm_lib.linear(params["linear_2"], x) + jnp.max(
-        common, axis=0, keepdims=True
-    )
+    x = lstm_lib.linear(params["linear_2"], x) + jnp.max(common, axis=0, keepdims=True)
+    return lstm_lib.lstm_step(params["rnn"], x, hidden, cell)
 
 
 def mix(

@@ -173,8 +173,9 @@ def _recognize(theta: Any, where: str) -> Any:
     """The architecture these names and shapes belong to, published settings."""
     keys = set(theta) if isinstance(theta, Mapping) else set()
     try:
-        if keys == {"nn", "momentum_decays", "rms_decays", "adafactor_decays"}:
-            return SmallFC(
+        if keys in ({"nn"}, {"nn", *cards.DECAYS}):
+            cls = ELO if keys == {"nn"} else SmallFC
+            return cls(
                 hidden_size=theta["nn"]["b0"].shape[0],
                 hidden_layers=len(theta["nn"]) // 2 - 1,
             )
@@ -186,11 +187,6 @@ def _recognize(theta: Any, where: str) -> Any:
                 from_mlp_size=theta["initial_from_mlp"].shape[0],
                 from_lstm_size=theta["initial_from_lstm"].shape[0],
                 lstm_to_ff=theta["rnn_to_ff_params"]["b"].shape[0],
-            )
-        if keys == {"nn"}:
-            return ELO(
-                hidden_size=theta["nn"]["b0"].shape[0],
-                hidden_layers=len(theta["nn"]) // 2 - 1,
             )
         if keys == {"ff_mod_stack"}:
             bank = theta["ff_mod_stack"]

@@ -1,10 +1,17 @@
 """Small transformations that stand before or around a rule."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
 
 from mulo._checks import rule_inputs as inputs
+
+
+def zeros(params: Any) -> Any:
+    """Float32 zeros like a tree, anew at every call, so that states can be donated."""
+    return jax.tree.map(lambda p: jnp.zeros(jnp.shape(p), jnp.float32), params)
 
 
 def only_finite(rule: str) -> optax.GradientTransformationExtraArgs:
