@@ -23,7 +23,7 @@ from mulo._thetas import card as cards
 from mulo._thetas import fetched, hugging_face, pylo, tensor_files
 from mulo._thetas import msgpack as legacy
 from mulo._thetas.pretrained import Pretrained
-from mulo._thetas.tensor_files import MODEL_NAME as MODEL_NAME
+from mulo._thetas.tensor_files import MODEL_NAME
 
 CARD_NAME = "card.json"
 

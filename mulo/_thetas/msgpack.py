@@ -101,7 +101,7 @@ def read(
 
 def from_public(
     tree: Any, where: str, *, rule: Rule | None = None, gin: bytes | None = None
-) -> tuple[Any, Any]:
+) -> tuple[Rule, Any]:
     """Turn a theta under its public names into an architecture and our theta.
 
     Args:
@@ -169,7 +169,7 @@ def _plain_names(tree: Any) -> Any:
     return out
 
 
-def _recognize(theta: Any, where: str) -> Any:
+def _recognize(theta: Any, where: str) -> Rule:
     """The architecture these names and shapes belong to, published settings."""
     keys = set(theta) if isinstance(theta, Mapping) else set()
     try:
@@ -217,7 +217,7 @@ def _recognize(theta: Any, where: str) -> Any:
     )
 
 
-def _from_gin(known: Any, content: bytes, where: str) -> Any:
+def _from_gin(known: Rule, content: bytes, where: str) -> Rule:
     """VeLO's settings from a gin file; what it does not mention is at its default."""
     if not isinstance(known, VeLO):
         return known
