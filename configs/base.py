@@ -66,11 +66,14 @@ def meta_training() -> ml_collections.ConfigDict:
             num_truncs=1,  # averaged into one gradient
         ),
         meta_optimizer=dict(
+            name="adamw",  # adam, lion, soap, or a released theta or path
+            step_factor=1.0,  # on the steps of a learned one
             peak_lr=3e-3,
             end_lr=1e-4,
             warmup_steps=100,
             decay_steps=5_000,
             weight_decay=1e-4,
+            clip_value=float("inf"),  # of every entry
             clip_norm=1.0,
             clip_order="before",
         ),

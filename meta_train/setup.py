@@ -41,6 +41,8 @@ def build(config: Mapping[str, Any]) -> trainer.MetaTrainer:
     """
     rules.resolve(config)  # A wrong name should not wait for data sets.
     estimators.find(config["estimator"]["name"])
+    meta = meta_optimizer.MetaOptimizerConfig(**config["meta_optimizer"])
+    meta.make()
     names = task_names(config)
     augment = augmentation.AugmentConfig(**config["augment"])
     families = [
@@ -77,9 +79,7 @@ def build(config: Mapping[str, Any]) -> trainer.MetaTrainer:
         rule=rule,
         inners=inners,
         estimator_config=_estimator_configs(config, names),
-        meta_optimizer_config=meta_optimizer.MetaOptimizerConfig(
-            **config["meta_optimizer"]
-        ),
+        meta_optimizer_config=meta,
         seed=config["run"]["seed"],
         objective=objective.ObjectiveConfig(**config["objective"]),
         normalize_grads=config["normalize_grads"],

@@ -143,20 +143,10 @@ class MetaTrainer:
         Returns:
           The next state and scalar metrics, still on the device.
         """
-        grads, estimator_states, families = [], [], []
         key = jax.random.fold_in(self._step_key, state.meta_step)
-        for i, estimator in enumerate(self.estimators):
-            grad, estimator_state, metrics = estimator.estimate(
-                state.theta,
-                state.estimators[i],
-                jax.random.fold_in(key, i),
-                self._arrays[i],
-                state.meta_step,
-                *self._valid_arrays[i],
-            )
-            grads.append(grad)
-            estimator_states.append(estimator_state)
-            families.append(metrics)
+        grads, estimator_states, families = self._estimate(
+            state.theta, state.estimators, key, state.meta_step
+        )
         theta, opt_state, meta_step, grad_square, metrics = self._apply(
             state.theta,
             state.opt_state,
@@ -175,32 +165,64 @@ class MetaTrainer:
         )
         return state, metrics
 
+    def theta(self, state: TrainState) -> Any:
+        """What a run gives: the meta-parameters, on the device."""
+        return state.theta
+
+    def _estimate(self, theta, states, key, meta_step):
+        """Gradients, new states and metrics of the families, a list each."""
+        found = [
+            estimator.estimate(
+                theta,
+                states[i],
+                jax.random.fold_in(key, i),
+                self._arrays[i],
+                meta_step,
+                *self._valid_arrays[i],
+            )
+            for i, estimator in enumerate(self.estimators)
+        ]
+        return [list(column) for column in zip(*found, strict=True)]
+
     @functools.cached_property
     def _apply(self):
         def apply(theta, opt_state, meta_step, grad_square, grads, families):
-            norms = [optax.tree.norm(g) for g in grads]
-            if self._normalize:
-                grads, grad_square = meta_optimizer.normalize(
-                    grads, jnp.stack(norms), grad_square, meta_step
-                )
-            if self._task_clip_norm:
-                clip = optax.clip_by_global_norm(self._task_clip_norm)
-                grads = [clip.update(g, clip.init(g))[0] for g in grads]
-            grad = jax.tree.map(lambda *gs: sum(gs) / len(gs), *grads)
-            updates, opt_state = self._optimizer.update(grad, opt_state, theta)
+            grad, grad_square, norms = self._average(grads, grad_square, meta_step)
+            value = sum(m.objective for m in families) / len(families)
+            updates, opt_state = self._optimizer.update(
+                grad, opt_state, theta, value=value
+            )
             theta = optax.apply_updates(theta, updates)
             metrics = {
                 "meta_loss": sum(m.meta_loss for m in families) / len(families),
-                "objective": sum(m.objective for m in families) / len(families),
+                "objective": value,
                 "grad_norm": optax.tree.norm(grad),
                 "update_norm": optax.tree.norm(updates),
                 "theta_norm": optax.tree.norm(theta),
                 "inner_steps": sum(m.inner_steps for m in families),
+                **self._family_metrics(families, norms),
             }
-            for name, family, norm in zip(self.names, families, norms, strict=True):
-                for field in dataclasses.fields(family):
-                    metrics[f"{name}/{field.name}"] = getattr(family, field.name)
-                metrics[f"{name}/grad_norm"] = norm
             return theta, opt_state, meta_step + 1, grad_square, metrics
 
         return jax.jit(apply, out_shardings=self.estimators[0].replicated)
+
+    def _average(self, grads, grad_square, meta_step):
+        """Mean of the families' gradients, mean squares of their norms, the norms."""
+        norms = [optax.tree.norm(g) for g in grads]
+        if self._normalize:
+            grads, grad_square = meta_optimizer.normalize(
+                grads, jnp.stack(norms), grad_square, meta_step
+            )
+        if self._task_clip_norm:
+            clip = optax.clip_by_global_norm(self._task_clip_norm)
+            grads = [clip.update(g, clip.init(g))[0] for g in grads]
+        grad = jax.tree.map(lambda *gs: sum(gs) / len(gs), *grads)
+        return grad, grad_square, norms
+
+    def _family_metrics(self, families, norms):
+        metrics = {}
+        for name, family, norm in zip(self.names, families, norms, strict=True):
+            for field in dataclasses.fields(family):
+                metrics[f"{name}/{field.name}"] = getattr(family, field.name)
+            metrics[f"{name}/grad_norm"] = norm
+        return metrics

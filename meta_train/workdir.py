@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from meta_train import estimators, objective, probes, rules
+from meta_train import estimators, meta_optimizer, objective, probes, rules
 from mulo import _files as files
 
 CONFIG = "config.json"
@@ -46,6 +46,11 @@ _ADDED: Mapping[str, Any] = {
         field.name: field.default
         for field in dataclasses.fields(estimators.EstimatorConfig)
         if field.name in ("noise_period", "loss_diff", "winsorize_frac", "num_truncs")
+    },
+    "meta_optimizer": {
+        field.name: field.default
+        for field in dataclasses.fields(meta_optimizer.MetaOptimizerConfig)
+        if field.name in ("name", "step_factor", "clip_value")
     },
     "probes": {**dataclasses.asdict(probes.ProbeConfig()), "tasks": []},
 }

@@ -89,9 +89,45 @@ def test_the_learning_rate_warms_up_and_decays_as_published():
     assert rate(4_900) == rate(5_000) == pytest.approx(1e-3)
 
 
+@pytest.mark.parametrize("name", [*meta_optimizer.HAND_DESIGNED, "mulo-s", "mulo-m"])
+def test_every_meta_optimizer_makes_the_objective_smaller(name):
+    config = meta_optimizer.MetaOptimizerConfig(
+        name=name, peak_lr=0.05, warmup_steps=1, decay_steps=40, clip_value=2.0
+    )
+    tx = config.make()
+    theta = {"w": jnp.asarray([[1.0, -2.0], [0.5, 1.5]]), "b": jnp.asarray([1.0])}
+
+    @jax.jit
+    def step(theta, state):
+        value, grad = jax.value_and_grad(
+            lambda t: sum(jnp.sum(jnp.square(x)) for x in jax.tree.leaves(t))
+        )(theta)
+        updates, state = tx.update(grad, state, theta, value=value)
+        return optax.apply_updates(theta, updates), state, value
+
+    state, values = tx.init(theta), []
+    for _ in range(40):
+        theta, state, value = step(theta, state)
+        values.append(float(value))
+    assert values[-1] < 0.8 * values[0]
+
+
+def test_entries_are_clipped_before_the_norm():
+    config = meta_optimizer.MetaOptimizerConfig(clip_value=3.0, clip_norm=1.0)
+    tx = config.make()
+    theta = {"w": jnp.zeros(2)}
+    _, state = tx.update({"w": jnp.asarray([4.0, -300.0])}, tx.init(theta), theta)
+    moment = optax.tree.get(state, "mu")["w"]
+    np.testing.assert_allclose(moment, [0.1 * 0.5**0.5, -0.1 * 0.5**0.5], rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
+        ({"name": "adamv"}, r"name must be one of adamw, .* Did you mean 'adam'"),
+        ({"name": "mulo-z"}, r"a released theta or the path of one, got 'mulo-z'"),
+        ({"step_factor": 0.0}, "step_factor must be > 0"),
+        ({"clip_value": 0.0}, "clip_value must be > 0"),
         ({"clip_order": "never"}, r"clip_order must be one of .* got 'never'"),
         ({"warmup_steps": 5_000}, r"warmup_steps must lie in \[0, decay_steps\)"),
         ({"peak_lr": 0.0}, "peak_lr must be > 0"),
@@ -100,7 +136,7 @@ def test_the_learning_rate_warms_up_and_decays_as_published():
 )
 def test_a_bad_meta_optimizer_is_refused(config, message):
     with pytest.raises(ValueError, match=message):
-        meta_optimizer.MetaOptimizerConfig(**config)
+        meta_optimizer.MetaOptimizerConfig(**config).make()
 
 
 def test_a_theta_gone_infinite_stops_the_run_and_keeps_the_last_checkpoint(
@@ -272,6 +308,11 @@ def test_a_workdir_from_before_a_key_goes_on_with_what_was_done_then(tmp_path):
     config = paper_mulo_m.get_config("smoke").to_dict()
     config.pop("rule_defaults")
     old = {k: v for k, v in config.items() if k not in ("objective", "probes")}
+    old["meta_optimizer"] = {
+        k: v
+        for k, v in config["meta_optimizer"].items()
+        if k not in ("name", "step_factor", "clip_value")
+    }
     pes = dict(config["estimator"])
     for key in ("name", "noise_period", "loss_diff", "winsorize_frac", "num_truncs"):
         pes.pop(key)
