@@ -64,6 +64,9 @@ def meta_training() -> ml_collections.ConfigDict:
             loss_diff_clip=0.5,  # as the objective counts
             winsorize_frac=0.0,  # share of the pairs
             num_truncs=1,  # averaged into one gradient
+            restart_prob=0.0,  # of runs from where earlier ones struggled
+            restart_slack=0.0,  # nats per truncation
+            restart_threshold=0.1,  # nats
         ),
         meta_optimizer=dict(
             name="adamw",  # adam, lion, soap, or a released theta or path
@@ -76,6 +79,11 @@ def meta_training() -> ml_collections.ConfigDict:
             clip_value=float("inf"),  # of every entry
             clip_norm=1.0,
             clip_order="before",
+        ),
+        population=dict(  # Thetas that train one another; see docs/meta_training.md.
+            size=0,
+            every_steps=20,
+            perturb_std=0.02,  # units of theta
         ),
         run=dict(
             seed=0,

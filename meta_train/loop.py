@@ -95,12 +95,19 @@ def run(
         def save(step, state):
             checkpoints.save(step, state)
             facts = {**card, "meta_step": step}
-            mulo.save(theta_dir, trainer.rule, jax.device_get(state.theta), card=facts)
+            mulo.save(
+                theta_dir,
+                trainer.rule,
+                jax.device_get(trainer.theta(state)),
+                card=facts,
+            )
 
         def probe(step, state):
             if trainer.probes is None or not trainer.probes.is_due(step):
                 return state, {}
-            found, values = trainer.probes.evaluate(state.theta, state.probes, step)
+            found, values = trainer.probes.evaluate(
+                trainer.theta(state), state.probes, step
+            )
             state = dataclasses.replace(state, probes=found)
             _keep_best(trainer, state, workdir, card)
             return state, values

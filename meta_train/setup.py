@@ -1,6 +1,7 @@
 """From a config to a trainer: where ConfigDicts end and dataclasses begin."""
 
 import dataclasses
+import functools
 import os
 import pathlib
 import platform
@@ -24,6 +25,7 @@ from meta_train import (
     trainer,
     unroll,
 )
+from meta_train import population as population_lib
 from meta_train import workdir as workdir_lib
 from mulo import _provenance as provenance
 from tasks import augmentation, suites
@@ -75,7 +77,11 @@ def build(config: Mapping[str, Any]) -> trainer.MetaTrainer:
                 f"{inner.family.task.name!r}, or no early loss tells anything; got "
                 f"{config['loss_ceiling']}."
             )
-    return trainer.MetaTrainer(
+    population = population_lib.PopulationConfig(**config["population"])
+    make: Any = trainer.MetaTrainer
+    if population.size:
+        make = functools.partial(population_lib.Population, population=population)
+    return make(
         rule=rule,
         inners=inners,
         estimator_config=_estimator_configs(config, names),

@@ -31,6 +31,7 @@ class TrainState:
     meta_step: jax.Array  # shape=(), int32. Updates of theta so far.
     grad_square: Any = ()  # (families,), float32, if gradients are normalized.
     probes: Any = ()  # A ProbeState, if there are probes.
+    fitness: Any = ()  # (members,), float32, of a population: running mean objective.
 
 
 class MetaTrainer:
@@ -188,20 +189,10 @@ class MetaTrainer:
     def _apply(self):
         def apply(theta, opt_state, meta_step, grad_square, grads, families):
             grad, grad_square, norms = self._average(grads, grad_square, meta_step)
-            value = sum(m.objective for m in families) / len(families)
-            updates, opt_state = self._optimizer.update(
-                grad, opt_state, theta, value=value
+            theta, opt_state, metrics = self._move(
+                self._optimizer, theta, opt_state, grad, families
             )
-            theta = optax.apply_updates(theta, updates)
-            metrics = {
-                "meta_loss": sum(m.meta_loss for m in families) / len(families),
-                "objective": value,
-                "grad_norm": optax.tree.norm(grad),
-                "update_norm": optax.tree.norm(updates),
-                "theta_norm": optax.tree.norm(theta),
-                "inner_steps": sum(m.inner_steps for m in families),
-                **self._family_metrics(families, norms),
-            }
+            metrics |= self._family_metrics(families, norms)
             return theta, opt_state, meta_step + 1, grad_square, metrics
 
         return jax.jit(apply, out_shardings=self.estimators[0].replicated)
@@ -218,6 +209,21 @@ class MetaTrainer:
             grads = [clip.update(g, clip.init(g))[0] for g in grads]
         grad = jax.tree.map(lambda *gs: sum(gs) / len(gs), *grads)
         return grad, grad_square, norms
+
+    def _move(self, optimizer, theta, opt_state, grad, families):
+        """One step of an optimizer: theta, its state, metrics."""
+        value = sum(m.objective for m in families) / len(families)
+        updates, opt_state = optimizer.update(grad, opt_state, theta, value=value)
+        theta = optax.apply_updates(theta, updates)
+        metrics = {
+            "meta_loss": sum(m.meta_loss for m in families) / len(families),
+            "objective": value,
+            "grad_norm": optax.tree.norm(grad),
+            "update_norm": optax.tree.norm(updates),
+            "theta_norm": optax.tree.norm(theta),
+            "inner_steps": sum(m.inner_steps for m in families),
+        }
+        return theta, opt_state, metrics
 
     def _family_metrics(self, families, norms):
         metrics = {}

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from meta_train import estimators, meta_optimizer, objective, probes, rules
+from meta_train import estimators, meta_optimizer, objective, population, probes, rules
 from mulo import _files as files
 
 CONFIG = "config.json"
@@ -37,21 +37,27 @@ _FREE = (
     "probes.every_steps",
 )
 _FREE_SECTIONS = ("report.",)
+
+
+def _defaults(settings: type, *names: str) -> dict[str, Any]:
+    """Defaults of some fields of a dataclass."""
+    return {name: settings.__dataclass_fields__[name].default for name in names}
+
+
 # What runs saved before there were these keys did.
 _ADDED: Mapping[str, Any] = {
     "objective": dataclasses.asdict(objective.MEAN_LOSS),
     "normalize_grads": False,
+    "population": dataclasses.asdict(population.PopulationConfig()),
     "task_clip_norm": 0.0,
-    "estimator": {
-        field.name: field.default
-        for field in dataclasses.fields(estimators.EstimatorConfig)
-        if field.name in ("noise_period", "loss_diff", "winsorize_frac", "num_truncs")
-    },
-    "meta_optimizer": {
-        field.name: field.default
-        for field in dataclasses.fields(meta_optimizer.MetaOptimizerConfig)
-        if field.name in ("name", "step_factor", "clip_value")
-    },
+    "estimator": _defaults(
+        estimators.EstimatorConfig,
+        *("noise_period", "loss_diff", "winsorize_frac", "num_truncs"),
+        *("restart_prob", "restart_slack", "restart_threshold"),
+    ),
+    "meta_optimizer": _defaults(
+        meta_optimizer.MetaOptimizerConfig, "name", "step_factor", "clip_value"
+    ),
     "probes": {**dataclasses.asdict(probes.ProbeConfig()), "tasks": []},
 }
 

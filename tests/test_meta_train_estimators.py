@@ -285,6 +285,8 @@ def test_the_analytic_part_of_a_diverged_run_counts_as_zero():
         ({"loss_diff": "sing"}, "must be one of value, sign, .* Did you mean 'sign'"),
         ({"winsorize_frac": 1.0}, r"winsorize_frac must lie in \[0, 1\), got 1.0"),
         ({"noise_period": 0}, "estimator.noise_period must be >= 1, got 0"),
+        ({"restart_prob": 1.5}, r"restart_prob must lie in \[0, 1\], got 1.5"),
+        ({"restart_slack": -1.0}, "restart_slack must be finite and >= 0 nats, got -1"),
         ({"num_truncs": 0}, "estimator.num_truncs must be >= 1, got 0"),
     ],
 )
@@ -329,3 +331,56 @@ def test_every_estimator_meta_trains_a_learned_optimizer():
         assert jax.tree.structure(grad) == jax.tree.structure(theta)
         assert float(optax.tree.norm(grad)) > 0
         assert math.isfinite(float(metrics.meta_loss))
+
+
+class Bump(drift.Drift):
+    """Losses rise in the second truncation of a run, and fall after it."""
+
+    def unroll(self, theta, state, key, arrays, num_steps, length=None, *, remat=False):
+        count = state.opt_state[0] + 1
+        state, losses = super().unroll(theta, state, key, arrays, num_steps, length)
+        losses = jnp.where(count == 2, 5.0, 1.0) + 0.0 * losses
+        return dataclasses.replace(state, opt_state=(count,)), losses
+
+    def init(self, theta, key, length=None):
+        state = super().init(theta, key, length)
+        return dataclasses.replace(state, opt_state=(jnp.zeros((), jnp.int32),))
+
+
+@pytest.mark.parametrize("name", ["pes", "gpes"])
+def test_runs_begin_where_earlier_ones_struggled_with_all_that_they_had(name):
+    est = make(name, Bump(noise=0.0), num_pairs=1, restart_prob=1.0, sigma=0.3)
+    state = est.init(THETA, jax.random.key(0))
+    state = dataclasses.replace(state, length=jnp.full_like(state.length, STEPS))
+    history = []
+    for i in range(7):
+        _, state, _ = est.estimate(THETA, state, jax.random.key(i), {}, jnp.int32(0))
+        history.append(jax.tree.map(np.array, state))
+    struggled, again = history[1], history[4]  # Runs are of four truncations.
+    assert float(struggled.watch.kept_sum[0]) == pytest.approx(4.0)
+    # One truncation on from the second, and for a whole new length.
+    assert int(again.step[0]) == 3 * TRUNC
+    assert int(again.length[0]) == 2 * TRUNC + STEPS
+    assert int(again.inner.opt_state[0][0, 0]) == 3
+    moved = again.inner.params["x"] - struggled.inner.params["x"]
+    new = again.pert_sum["v"] - struggled.pert_sum["v"]
+    pert = again.pert["v"] if name == "gpes" else new
+    sides = np.stack([THETA["v"] + pert[0], THETA["v"] - pert[0]])
+    np.testing.assert_allclose(moved[0], TRUNC * sides, rtol=1e-4)
+    assert np.all(new != 0.0)  # A new ε on top of the old sum, for GPES in its turn.
+    assert float(again.watch.kept_sum[0]) == 0.0  # Used once.
+    # What is kept counts from the struggling state's own losses on: none rose since.
+    assert float(history[6].watch.kept_sum[0]) == 0.0
+
+
+def test_without_a_rise_or_by_chance_runs_begin_anew():
+    for options in ({"restart_threshold": 9.0}, {"restart_prob": 1e-9}):
+        options = {"restart_prob": 1.0} | options
+        est = make("pes", Bump(noise=0.0), num_pairs=2, **options)
+        state = est.init(THETA, jax.random.key(0))
+        state = dataclasses.replace(state, length=jnp.full_like(state.length, STEPS))
+        for i in range(5):
+            key = jax.random.key(i)
+            _, state, _ = est.estimate(THETA, state, key, {}, jnp.int32(0))
+        np.testing.assert_array_equal(state.step, TRUNC)
+        np.testing.assert_array_equal(state.length, STEPS)

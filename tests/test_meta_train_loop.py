@@ -314,7 +314,10 @@ def test_a_workdir_from_before_a_key_goes_on_with_what_was_done_then(tmp_path):
         if k not in ("name", "step_factor", "clip_value")
     }
     pes = dict(config["estimator"])
-    for key in ("name", "noise_period", "loss_diff", "winsorize_frac", "num_truncs"):
+    for key in (
+        *("name", "noise_period", "loss_diff", "winsorize_frac", "num_truncs"),
+        *("restart_prob", "restart_slack", "restart_threshold"),
+    ):
         pes.pop(key)
     del old["estimator"]
     workdir.claim(tmp_path / "oldest", {**old, "pes": pes})

@@ -32,6 +32,10 @@ class EstimatorConfig:
       winsorize_frac: This share of the pairs, those with the largest |L+ - L-| of an
         estimate, is clipped to the largest of the others.
       num_truncs: Successive truncations whose estimates are averaged into one.
+      restart_prob: Probability that runs begin from a state where earlier ones of the
+        pair struggled, if one is kept (:mod:`meta_train.estimators.restarts`).
+      restart_slack: By how much losses may rise per truncation, nats.
+      restart_threshold: Nats of rise, slack subtracted, from which on states are kept.
     """
 
     name: str = "pes"
@@ -46,6 +50,9 @@ class EstimatorConfig:
     loss_diff_clip: float = math.inf
     winsorize_frac: float = 0.0
     num_truncs: int = 1
+    restart_prob: float = 0.0
+    restart_slack: float = 0.0
+    restart_threshold: float = 0.1
 
     def __post_init__(self):
         """Check every field but the name, which the table of estimators does."""
@@ -66,6 +73,16 @@ class EstimatorConfig:
                 "estimator.winsorize_frac must lie in [0, 1), got "
                 f"{self.winsorize_frac}."
             )
+        if not 0.0 <= self.restart_prob <= 1.0:
+            raise ValueError(
+                f"estimator.restart_prob must lie in [0, 1], got {self.restart_prob}."
+            )
+        for name in ("restart_slack", "restart_threshold"):
+            if not 0.0 <= getattr(self, name) < math.inf:
+                raise ValueError(
+                    f"estimator.{name} must be finite and >= 0 nats, got "
+                    f"{getattr(self, name)}."
+                )
         for name in (
             "num_pairs",
             "trunc_steps",

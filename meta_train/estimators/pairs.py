@@ -18,7 +18,9 @@ import jax.numpy as jnp
 from jax import flatten_util
 
 from meta_train import unroll
-from meta_train.estimators import base
+from meta_train.estimators import base, restarts
+
+_RESTART_KEY = 1  # Folded into a run's key to decide whether a kept state goes on.
 
 
 @jax.tree_util.register_dataclass
@@ -31,6 +33,7 @@ class PairsState:
     step: jax.Array  # (P,), int32. Inner steps done.
     length: jax.Array  # (P,), int32. Steps at which the runs end.
     pert: base.Theta = ()  # As theta plus (P,). ε, where it is neither new nor ξ.
+    watch: Any = ()  # How the runs fare, if kept states are begun from.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,18 +60,24 @@ class AntitheticPairs(base.Estimator):
     def _new(self, theta, key, longest, cut=None):
         init_key, length_key = jax.random.split(key)
         length = self._new_length(length_key, longest, cut)
-        return PairsState(
+        state = PairsState(
             inner=twice(self.inner.init(theta, init_key, length)),
             pert_sum=jax.tree.map(jnp.zeros_like, theta),
             step=jnp.zeros((), jnp.int32),
             length=length,
             pert=self._first_pert(theta),
         )
+        if self.config.restart_prob:
+            state = dataclasses.replace(state, watch=restarts.start(state))
+        return state
 
     def _advance(self, theta, state, key, arrays, longest):
         run_key, pert_key, data_key = jax.random.split(key, 3)
         finished = state.step >= state.length
         fresh = self._new(theta, run_key, longest)
+        if self.config.restart_prob:
+            restart_key = jax.random.fold_in(run_key, _RESTART_KEY)
+            fresh = restarts.begin(self.config, restart_key, state, fresh)
         state = choose(finished, fresh, state)
         noise = self._noise(draw(pert_key, theta, self.config.sigma), state)
 
@@ -99,7 +108,11 @@ class AntitheticPairs(base.Estimator):
             step=step,
             length=jnp.where(diverged, step, state.length),  # Nothing left to learn.
             pert=noise.pert if jax.tree.leaves(state.pert) else (),
+            watch=state.watch,
         )
+        if self.config.restart_prob:
+            watch = restarts.follow(self.config, state, jnp.mean(means))
+            state = dataclasses.replace(state, watch=watch)
         return state, told
 
     def _unroll_particle(self, theta, inner, key, arrays, step, length):

@@ -1,0 +1,28 @@
+"""Learned optimizers, randomly initialized, that train one another on digits.
+
+No hand-designed optimizer takes part; ``smoke`` is of seconds.
+"""
+
+import ml_collections
+
+from configs import base
+
+
+def get_config(variant: str = "digits") -> ml_collections.ConfigDict:
+    """Return the configuration; ``variant`` is ``digits`` or ``smoke``."""
+    c = base.meta_training()
+    c.rule.update(name="small_fc", hidden_size=8)
+    c.population.size = 8
+    c.estimator.update(num_pairs=4, trunc_steps=20, min_length_steps=40)
+    c.estimator.update(max_length_steps=200)
+    c.tasks, c.batch_examples = ("mlp-w16-d2-digits",), 32
+    c.meta_optimizer.step_factor = 1.0
+    c.run.update(meta_steps=2_000, checkpoint_steps=200)
+    c.probes.update(tasks=c.tasks, batch_examples=32, steps=200, every_steps=200)
+    if variant == "smoke":
+        base.smoke(c)
+        c.population.update(size=2, every_steps=2)
+        c.probes.tasks = ()
+    elif variant != "digits":
+        raise base.unknown(variant, "digits", "smoke")
+    return c
