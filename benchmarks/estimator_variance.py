@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from meta_train import devices, estimators, unroll
+from meta_train import imitation as imitation_lib
 
 NAMES = ("pes", "gpes", "noise_reuse_es")
 TRUNC_STEPS = 4
@@ -36,6 +37,8 @@ _PAIRS = 4_096
 @dataclasses.dataclass(frozen=True)
 class InfluenceBalancing:
     """The problem, in the place of :class:`meta_train.unroll.Inner`."""
+
+    imitation: imitation_lib.ImitationConfig = imitation_lib.NONE
 
     def init(self, theta: Any, key: jax.Array, length: Any = None) -> unroll.InnerState:
         """Return the first state: ones, whatever the key."""

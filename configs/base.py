@@ -68,6 +68,14 @@ def meta_training() -> ml_collections.ConfigDict:
             restart_slack=0.0,  # nats per truncation
             restart_threshold=0.1,  # nats
         ),
+        imitation=dict(  # Of a hand-designed optimizer, at first; see docs.
+            expert="",
+            learning_rate=1e-2,
+            end_learning_rate=1e-4,
+            weight=1.0,  # at the first meta-step; of the loss the rest
+            expert_share=0.5,  # of the steps at the first meta-step
+            meta_steps=1_000,  # till both are zero
+        ),
         meta_optimizer=dict(
             name="adamw",  # adam, lion, soap, or a released theta or path
             step_factor=1.0,  # on the steps of a learned one

@@ -16,6 +16,7 @@ import mulo
 import tasks
 from meta_train import (
     estimators,
+    imitation,
     loop,
     meta_optimizer,
     objective,
@@ -43,6 +44,7 @@ def build(config: Mapping[str, Any]) -> trainer.MetaTrainer:
     """
     rules.resolve(config)  # A wrong name should not wait for data sets.
     estimators.find(config["estimator"]["name"])
+    imitated = imitation.ImitationConfig(**config["imitation"])
     meta = meta_optimizer.MetaOptimizerConfig(**config["meta_optimizer"])
     meta.make()
     names = task_names(config)
@@ -65,7 +67,12 @@ def build(config: Mapping[str, Any]) -> trainer.MetaTrainer:
     if config["init_theta"]:
         init_theta = _init_theta(config["init_theta"], rule)
     inners = [
-        unroll.Inner(rule=rule, family=family, loss_ceiling=config["loss_ceiling"])
+        unroll.Inner(
+            rule=rule,
+            family=family,
+            loss_ceiling=config["loss_ceiling"],
+            imitation=imitated,
+        )
         for family in families
     ]
     for inner in inners:

@@ -12,6 +12,7 @@ import optax
 
 import mulo
 import tasks
+from meta_train import imitation as imitation_lib
 
 _TASK_KEY = 1  # Folded into a run's key to draw its task.
 _VALID_KEY = 2  # Folded into a step's key to draw its validation batch.
@@ -25,6 +26,7 @@ class InnerState:
     params: optax.Params
     opt_state: Any
     task_params: Any  # Which member of the family it trains.
+    expert: Any = ()  # State of the optimizer that is imitated, if one is.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,11 +38,13 @@ class Inner:
       family: What it trains; the ``scalings()`` of its tasks decide between μP and SP.
       loss_ceiling: Per-step losses enter the meta-loss no higher than this (nats),
         non-finite ones as this: one run away must not drown all others.
+      imitation: Whom the rule imitates while theta is new, if anyone.
     """
 
     rule: mulo.Rule
     family: tasks.TaskFamily
     loss_ceiling: float
+    imitation: imitation_lib.ImitationConfig = imitation_lib.NONE
 
     def __post_init__(self):
         """Check the ceiling."""
@@ -68,7 +72,10 @@ class Inner:
         task_params = self.family.sample(jax.random.fold_in(key, _TASK_KEY))
         params = self.family.at(task_params).init(key)
         opt_state = self._transform(theta, length).init(params)
-        return InnerState(params, opt_state, task_params)
+        expert = ()
+        if self.imitation.expert:
+            expert = self._expert(length).init(params)
+        return InnerState(params, opt_state, task_params, expert)
 
     def unroll(
         self,
@@ -80,6 +87,7 @@ class Inner:
         length: jax.Array | None = None,
         valid_arrays: tasks.base.Arrays | None = None,
         *,
+        imitated: jax.typing.ArrayLike = 0.0,
         remat: bool = False,
     ) -> tuple[InnerState, jax.Array]:
         """Train for ``num_steps``.
@@ -93,12 +101,14 @@ class Inner:
           length: Inner steps of the whole run, shape=(), int32, the same in every call;
             for rules that must know how long a run is, not used by others.
           valid_arrays: The validation split, to have its losses as well.
+          imitated: Share of the imitation that is left, shape=(), if there is one.
           remat: Do each step again when differentiated: memory for states only.
 
         Returns:
           The state after the last step, and the minibatch losses before each update:
-          (S,), float32, nats, below the ceiling. With ``valid_arrays`` (S, 2): those,
-          and the losses of the same parameters on a batch of the validation split.
+          (S,), float32, nats, below the ceiling. With ``valid_arrays`` or an expert
+          (S, 2): those, and what counts: the losses of the same parameters on a batch
+          of the validation split, and of either the mean with the imitation's.
         """
         transform = self._transform(theta, length)
         task = self.family.at(state.task_params)
@@ -110,21 +120,38 @@ class Inner:
             updates, opt_state = transform.update(
                 grads, state.opt_state, state.params, value=loss
             )
+            expert, away, counts = (), 0.0, loss
+            if self.imitation.expert:
+                advice, expert = self._expert(length).update(
+                    grads, state.expert, state.params
+                )
+                away = imitation_lib.distance(updates, advice)
+                share = self.imitation.expert_share * imitated
+                updates = jax.tree.map(
+                    lambda u, e: u + share * (e - u), updates, advice
+                )
             params = optax.apply_updates(state.params, updates)
             if valid_arrays is not None:
                 data_key, loss_key = jax.random.split(
                     jax.random.fold_in(key, _VALID_KEY)
                 )
                 batch = task.sample(valid_arrays, data_key)
-                valid_loss = task.loss(state.params, loss_key, batch)
-                loss = jnp.stack([loss, valid_loss])
+                counts = task.loss(state.params, loss_key, batch)
+            if self.imitation.expert:
+                weight = self.imitation.weight * imitated
+                counts = counts + weight * (away - counts)
+            if counts is not loss:
+                loss = jnp.stack([loss, counts])
             loss = jnp.where(jnp.isfinite(loss), loss, self.loss_ceiling)
-            state = InnerState(params, opt_state, state.task_params)
+            state = InnerState(params, opt_state, state.task_params, expert)
             return state, jnp.minimum(loss, self.loss_ceiling)
 
         if remat:
             step = jax.checkpoint(step)
         return jax.lax.scan(step, state, jax.random.split(key, num_steps))
+
+    def _expert(self, length):
+        return self.imitation.make(self.family.task.scalings(), length)
 
     def num_params(self) -> int:
         """Number of a task's parameters."""

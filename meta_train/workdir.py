@@ -18,7 +18,15 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from meta_train import estimators, meta_optimizer, objective, population, probes, rules
+from meta_train import (
+    estimators,
+    imitation,
+    meta_optimizer,
+    objective,
+    population,
+    probes,
+    rules,
+)
 from mulo import _files as files
 
 CONFIG = "config.json"
@@ -47,6 +55,7 @@ def _defaults(settings: type, *names: str) -> dict[str, Any]:
 # What runs saved before there were these keys did.
 _ADDED: Mapping[str, Any] = {
     "objective": dataclasses.asdict(objective.MEAN_LOSS),
+    "imitation": dataclasses.asdict(imitation.ImitationConfig()),
     "normalize_grads": False,
     "population": dataclasses.asdict(population.PopulationConfig()),
     "task_clip_norm": 0.0,

@@ -139,7 +139,10 @@ class Estimator:
 
     def _unroll(self, theta, inner, key, arrays, length, **options):
         """A truncation of one run: the state after it, and losses as `unroll` has."""
-        train, *valid = arrays
+        splits, imitated = arrays
+        if imitated is not None:
+            options["imitated"] = imitated
+        train, *valid = splits
         return self.inner.unroll(
             theta, inner, key, train, self.config.trunc_steps, length, *valid, **options
         )
@@ -164,16 +167,18 @@ class Estimator:
     def _means(self, losses, step, length):
         """Mean minibatch losses and objectives over a truncation, both (signs,)."""
         train, counts = losses, losses
-        if self.objective.needs_valid:
+        if losses.ndim == 3:  # (signs, S, 2): what counts is another thing.
             train, counts = losses[..., 0], losses[..., 1]
         mean = jnp.mean(train, axis=1)
-        if self.objective.is_plain:
+        if self.objective.is_plain and counts is train:
             return mean, mean
         return mean, self.objective.mean(counts, step, length)
 
     def _estimate(self, theta, state, key, arrays, meta_step, *valid_arrays):
         longest = self.config.longest_at(meta_step)
-        arrays = (arrays, *valid_arrays)
+        imitation = self.inner.imitation
+        imitated = imitation.left_at(meta_step) if imitation.expert else None
+        arrays = ((arrays, *valid_arrays), imitated)
         count = self.config.num_truncs
         if count == 1:
             state, told = self._advance_all(theta, state, key, arrays, longest)

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from meta_train import imitation as imitation_lib
 from meta_train import unroll
 
 
@@ -20,6 +21,7 @@ class Drift:
     start: float = 1.0
     random_start: bool = False
     noise: float = 1.0
+    imitation: imitation_lib.ImitationConfig = imitation_lib.NONE
 
     def init(self, theta, key, length=None):
         del length
