@@ -5,13 +5,12 @@ import json
 
 import numpy as np
 import pytest
-from helpers import fast_compile
 
 from configs.evaluate import base
 from evaluate import run
 from evaluate.optimizers import names
 from evaluate.report import writing
-from evaluate.sweep import axes, training
+from evaluate.sweep import axes
 
 NAMES = tuple(names.SPECS)
 # These compile for long, and their forms under μP, which are swept, are the same
@@ -57,7 +56,6 @@ def swept(tmp_path_factory):
             config.hyper[name].weight_decay = 0.5
     workdir = tmp_path_factory.mktemp("sweep")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "jax", fast_compile.Jax())
         patch.setattr(writing, "write", lambda workdir, study, values: workdir)
         assert run.run(config, workdir) == 0
     return workdir

@@ -7,10 +7,9 @@ takes time is compiling each rule's step twice.
 from typing import Any
 
 import pytest
-from helpers import fast_compile
 
 import mulo
-from evaluate.coord_check import coordinates, training
+from evaluate.coord_check import coordinates
 from evaluate.optimizers import names, null_models, random_thetas
 
 TASK = "mlp-d2-synthetic:4x4x1:3"
@@ -29,11 +28,6 @@ STANDARD = (
 # VeLO's step sizes depend on logarithms of a tensor's moments, which its random theta
 # does not ignore: narrow networks get other ones. Later they settle.
 WIDTHS = {"mu_velo": (128, 512)}
-
-
-@pytest.fixture(autouse=True)
-def fast(monkeypatch):
-    monkeypatch.setattr(training, "jax", fast_compile.Jax())
 
 
 def check(name, **changes):

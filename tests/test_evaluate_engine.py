@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import fast_compile, sweep_parts
+from helpers import sweep_parts
 
 from evaluate.sweep import contenders, engine, plan, training, worker
 
@@ -43,11 +43,6 @@ def assert_same(found, expected, rtol=0.0):
     for name in expected:
         for first, second in zip(expected[name], found[name], strict=True):
             np.testing.assert_allclose(second, first, rtol=rtol, err_msg=name)
-
-
-@pytest.fixture
-def fast(monkeypatch):
-    monkeypatch.setattr(training, "jax", fast_compile.Jax())
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +98,7 @@ def test_missing_and_damaged_cells_alone_are_run_again(finished, monkeypatch, ca
     assert_same(after, before)
 
 
-def test_lanes_give_what_single_runs_give(finished, tmp_path, fast):
+def test_lanes_give_what_single_runs_give(finished, tmp_path):
     *_, outcome = sweep(tmp_path / "cells", lanes=3)
     assert outcome.num_cells_run == finished[-1].num_cells_run
     expected, found = losses(finished[0]), losses(tmp_path / "cells")
@@ -147,9 +142,7 @@ def test_a_worker_that_dies_is_recorded_and_the_rest_goes_on(
     assert not list((tmp_path / "failures").iterdir())
 
 
-def test_a_cell_that_fails_is_recorded_skipped_and_tried_again(
-    tmp_path, monkeypatch, fast
-):
+def test_a_cell_that_fails_is_recorded_skipped_and_tried_again(tmp_path, monkeypatch):
     folder = tmp_path / "cells"
     original = training.TrainingProgram.run
 
@@ -174,7 +167,7 @@ def test_a_cell_that_fails_is_recorded_skipped_and_tried_again(
 
 
 def test_a_program_that_does_not_compile_is_recorded_and_tried_again(
-    tmp_path, monkeypatch, fast
+    tmp_path, monkeypatch
 ):
     folder = tmp_path / "cells"
     changes = {"optimizers": ("mu_sgd",), "num_seeds": 1, "widths": (4,)}
@@ -197,12 +190,10 @@ def horizons(tmp_path_factory):
     folder = tmp_path_factory.mktemp("horizons")
     changes: dict[str, Any] = {"optimizers": ("mu_adam",), "widths": (4,)}
     changes |= {"num_seeds": 1, "learning_rates": {"mu_adam": (0.1,)}}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "jax", fast_compile.Jax())
-        for schedule in ("constant", "cosine"):
-            for name, steps in (("both", (20, 30)), ("short", (20,))):
-                made = changes | {"schedules": (schedule,), "horizons": steps}
-                sweep(folder / schedule / name / "cells", **made)
+    for schedule in ("constant", "cosine"):
+        for name, steps in (("both", (20, 30)), ("short", (20,))):
+            made = changes | {"schedules": (schedule,), "horizons": steps}
+            sweep(folder / schedule / name / "cells", **made)
     return folder
 
 
@@ -232,7 +223,7 @@ def test_a_scheduled_run_serves_its_own_horizon_only(horizons):
     assert not np.array_equal(long_losses[:20], short_losses)
 
 
-def test_a_result_without_a_validation_that_is_needed_is_run_again(tmp_path, fast):
+def test_a_result_without_a_validation_that_is_needed_is_run_again(tmp_path):
     changes: dict[str, Any] = {"optimizers": ("mu_adam",), "widths": (4,)}
     changes |= {"num_seeds": 1, "learning_rates": {"mu_adam": (0.1,)}}
     changes["schedules"] = ("constant",)
@@ -243,7 +234,7 @@ def test_a_result_without_a_validation_that_is_needed_is_run_again(tmp_path, fas
     assert 7 in read(tmp_path.parent, tmp_path.name, 30)[1]
 
 
-def test_a_shard_without_the_base_says_how_many_programs_wait(tmp_path, fast):
+def test_a_shard_without_the_base_says_how_many_programs_wait(tmp_path):
     config = sweep_parts.config(
         **(CHANGES | {"num_seeds": 1, "optimizers": ("mu_sgd",)})
     )

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import fast_compile
 
 import mulo
 from evaluate.inspect import measures, report
@@ -21,7 +20,6 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(measures, "jax", fast_compile.Jax())
     monkeypatch.setattr(measures, "_HISTORY_STEPS", 30)
     monkeypatch.setattr(measures, "_SCALE_STEPS", 4)
 

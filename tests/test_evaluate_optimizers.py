@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import fast_compile
 
 import mulo
 from evaluate.optimizers import names, random_thetas
@@ -34,8 +33,8 @@ def second_update(name, rate, scalings=None, **changes):
 @pytest.mark.parametrize("name", list(names.SPECS))
 def test_a_traced_learning_rate_gives_the_same_update(name):
     scalings = None if names.get(name).standard else SCALINGS
-    expected = fast_compile.jit(lambda: second_update(name, 0.01, scalings))()
-    found = fast_compile.jit(lambda rate: second_update(name, rate, scalings))(0.01)
+    expected = jax.jit(lambda: second_update(name, 0.01, scalings))()
+    found = jax.jit(lambda rate: second_update(name, rate, scalings))(0.01)
     # Schedule-free's update is a difference of parameters: one ulp of 3 is 2.4e-7.
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=3e-7),
@@ -76,7 +75,7 @@ def test_adamw_is_optax_adamw_with_the_given_decay():
 
 def test_the_learning_rate_of_a_learned_optimizer_multiplies_its_step():
     for name in ("mulo", "celo2_base"):  # The second takes the rate in other units.
-        update = fast_compile.jit(lambda rate, name=name: second_update(name, rate))
+        update = jax.jit(lambda rate, name=name: second_update(name, rate))
         once, twice = update(1.0), update(2.0)
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(2 * a, b, rtol=1e-5), once, twice

@@ -3,7 +3,7 @@ import json
 
 import polars
 import pytest
-from helpers import fast_compile, sweep_parts
+from helpers import sweep_parts
 
 from evaluate import run
 from evaluate.report import tables, writing
@@ -19,14 +19,13 @@ def config(**changes):
 
 
 @pytest.fixture(autouse=True, scope="module")
-def fast():
-    """Compile fast, and write a report of one line: its own tests draw it."""
+def short_report():
+    """Write a report of one line: its own tests draw it."""
 
     def write(workdir, study, values):
         return files.write(workdir / "report.html", study.about["command"])
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "jax", fast_compile.Jax())
         patch.setattr(writing, "write", write)
         yield
 

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import fast_compile
 from helpers.contract_parts import NAMES, draw, make
 
 import mulo
@@ -16,7 +15,7 @@ RANK_ONE = np.outer(np.arange(1.0, 7.0), np.cos(np.arange(4.0))).astype(np.float
 def steps(tx, grads):
     """Updates of gradients (T, *shape), one after the other, and the last state."""
 
-    @fast_compile.jit
+    @jax.jit
     def run(grads):
         def step(state, grad):
             updates, state = tx.update(grad, state, params)
@@ -103,7 +102,7 @@ def test_counters_stay_at_their_largest(name):
     params = draw(0, names=("b",))
     largest = np.iinfo(np.int32).max
 
-    @fast_compile.jit
+    @jax.jit
     def step():
         _, state = tx.update(params, tx.init(params), params, value=1.0)
         full = jax.tree.map(

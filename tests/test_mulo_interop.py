@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import fast_compile
 from helpers.interop_parts import PARAMS, loss_reader, rule_of, theta_of
 
 import mulo
@@ -71,7 +70,7 @@ def test_a_wrapped_rule_takes_the_steps_of_its_transform(name, peer):
     assert isinstance(opt, peer.Optimizer)
     assert lopt.name == opt.name == type(rule).__name__
 
-    @fast_compile.Jax.jit
+    @jax.jit
     def both(grads, num_steps):
         def transform(num_steps):
             horizon = {"num_steps": num_steps} if needs else {}

@@ -8,7 +8,6 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from helpers import fast_compile
 from test_mulo_optax_contract import NAMES, make
 
 import mulo
@@ -45,7 +44,7 @@ def test_every_rule_steps_copies_and_layouts_as_leaves_of_their_own(name):
     together, alone = make(name, SCALINGS), make(name, APART)
     params = draw(0)
 
-    @fast_compile.jit
+    @jax.jit
     def both(grads, states):
         got, mine = together.update(grads, states[0], params, value=1.0)
         want, theirs = alone.update(apart(grads), states[1], apart(params), value=1.0)

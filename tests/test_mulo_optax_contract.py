@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import fast_compile
 from helpers.contract_parts import BY_ROLE, BY_SHAPE, FEW, NAMES, SCALINGS, draw, make
 
 import mulo
@@ -35,7 +34,7 @@ def test_shapes_dtypes_and_state_are_kept_in_a_scan(name, parametrization, dtype
     params = draw(0, dtype)
     grads = jax.tree.map(jnp.sin, params)
 
-    @fast_compile.jit
+    @jax.jit
     def run(params, state):
         def step(carry, _):
             params, state = carry
@@ -76,7 +75,7 @@ def test_jit_and_eager_agree_and_unknown_keyword_arguments_are_ignored(tx_of_few
     params, grads = draw(0, names=FEW), draw(1, names=FEW)
     eager, _ = tx.update(grads, tx.init(params), params, value=3.0)
 
-    @fast_compile.jit
+    @jax.jit
     def jitted(grads, state, params):
         extra = {"grad": grads, "other": "x"}
         return tx.update(grads, state, params, loss=3.0, **extra)
@@ -90,7 +89,7 @@ def test_masked_leaves_stay_as_they_are_and_do_not_touch_the_others(tx):
     params, grads = draw(0), draw(1)
     mask = {name: name not in ("w", "b") for name in params}
     masked = optax.masked(tx, mask)
-    update = fast_compile.jit(lambda *args: masked.update(*args, value=1.0))
+    update = jax.jit(lambda *args: masked.update(*args, value=1.0))
     got, state = update(grads, masked.init(params), params)
     got, state = update(grads, state, params)
     # What it would do with the others alone, which is what masking means.
@@ -99,7 +98,7 @@ def test_masked_leaves_stay_as_they_are_and_do_not_touch_the_others(tx):
     def keep(tree):
         return {k: x if others[k] is None else others[k] for k, x in tree.items()}
 
-    alone = fast_compile.jit(lambda *args: tx.update(*args, value=1.0))
+    alone = jax.jit(lambda *args: tx.update(*args, value=1.0))
     want, inner = alone(keep(grads), tx.init(keep(params)), keep(params))
     want, inner = alone(keep(grads), inner, keep(params))
     for name in params:
@@ -116,7 +115,7 @@ def test_chain_multisteps_and_inject_hyperparams_wrap_it(tx_of_few):
     def steps(tx):
         """The updates of two steps."""
 
-        @fast_compile.jit
+        @jax.jit
         def run(params):
             state = tx.init(params)
             first, state = tx.update(grads, state, params, value=1.0)
@@ -157,7 +156,7 @@ def test_where_all_multipliers_are_one_the_mup_form_is_the_standard_form(name):
 
     params = drawn(0)
 
-    @fast_compile.jit
+    @jax.jit
     def both(grads, states):
         pairs = zip((standard, mu), states, strict=True)
         return [tx.update(grads, state, params, value=2.0) for tx, state in pairs]
@@ -177,7 +176,7 @@ def test_an_entry_that_is_no_number_does_what_the_registry_says(name):
     tx = make(name, None)
     params, grads = draw(0), draw(1)
     bad = grads | {"w": grads["w"].at[0, 1].set(jnp.nan)}
-    update = fast_compile.jit(lambda *args: tx.update(*args, value=1.0))
+    update = jax.jit(lambda *args: tx.update(*args, value=1.0))
     _, state = update(grads, tx.init(params), params)  # SOAP's first step is skipped.
     got, after = update(bad, state, params)
     later, _ = update(grads, after, params)
@@ -205,7 +204,7 @@ def test_empty_trees_and_empty_leaves_are_left_alone(name):
         "b": jnp.ones(3),
         "w": jnp.ones((2, 3)),
     }
-    update = fast_compile.jit(lambda *args: tx.update(*args, value=1.0))
+    update = jax.jit(lambda *args: tx.update(*args, value=1.0))
     state = tx.init(params)
     for _ in range(2):
         updates, state = update(params, state, params)
@@ -247,7 +246,7 @@ def test_with_x64_states_keep_their_dtypes_and_those_of_learned_rules_are_float3
     with jax.enable_x64(True):
         tx = make(name, None)
         params = draw(0, "float32", FEW)
-        update = fast_compile.jit(lambda *args: tx.update(*args, value=1.0))
+        update = jax.jit(lambda *args: tx.update(*args, value=1.0))
         state = tx.init(params)
         updates, new = update(params, state, params)
         shapes = jax.tree.map(lambda x: (x.shape, x.dtype), tuple(jax.tree.leaves(new)))

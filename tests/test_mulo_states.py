@@ -8,7 +8,6 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from helpers import fast_compile
 from helpers.contract_parts import FEW, NAMES, SCALINGS, SMALL, draw, make, theta_for
 from jax.sharding import PartitionSpec
 
@@ -117,7 +116,7 @@ def test_low_precision_steps_are_the_rounded_float32_steps(name):
     # than a bfloat16 can show.
     tx = make(name, None, learning_rate=1.0)
 
-    @fast_compile.jit
+    @jax.jit
     def run(params):
         def step(state, t):
             grads = jax.tree.map(
@@ -170,7 +169,7 @@ def test_weight_decay_takes_a_schedule_or_none(name):
         _, state = tx.update(params, tx.init(params), params, value=1.0)
         return tx.update(params, state, params, value=1.0)[0]["w"]
 
-    @fast_compile.jit
+    @jax.jit
     def steps():
         return [second_step(decay) for decay in (two_steps, 0.3, None, 0.0)]
 
@@ -216,7 +215,7 @@ def test_a_traced_base_width_gives_the_same_steps(make_it):
     params = draw(0, names=FEW)
     shared = {"mup": FEW_SCALINGS, "block_size": None, "weight_decay": 0.0}
 
-    @fast_compile.jit
+    @jax.jit
     def steps(width):
         out = []
         for base_width in (width, 3.0):
@@ -242,7 +241,7 @@ def test_blocks_counted_at_a_traced_width_are_refused():
 def test_horizons_beyond_float32_are_as_long_as_it_goes(name):
     params = draw(0, names=("b",))
 
-    @fast_compile.jit
+    @jax.jit
     def steps():
         made = [make(name, None, num_steps=n) for n in (3e38, 1e300, 10**400)]
         return [

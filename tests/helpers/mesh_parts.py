@@ -18,7 +18,6 @@ import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import mulo
-from helpers import fast_compile
 from helpers.contract_parts import NAMES, make
 
 # By FSDP, by tensor parallelism on the output and on the input axis, and not at all;
@@ -86,7 +85,7 @@ def two_steps(name, place):
     params = place(draw(0, names))
     first = state = tx.init(params)
 
-    @fast_compile.jit
+    @jax.jit
     def step(grads, state, params):
         updates, state = tx.update(grads, state, params, value=1.5)
         return optax.apply_updates(params, updates), updates, state
@@ -121,7 +120,7 @@ def check_theta_and_loss_may_be_on_the_mesh():
     rule = mulo.SmallFC(hidden_size=4, hidden_layers=1)
     theta = rule.init(jax.random.key(0))
 
-    @fast_compile.jit
+    @jax.jit
     def step(theta, grads, params, loss):
         tx = rule.transform(theta)
         return tx.update(grads, tx.init(params), params, value=loss)[0]
@@ -146,7 +145,7 @@ def check_masked_leaves_and_updates_without_params():
     def step(grads):
         return tx.update(grads, tx.init(grads))[0]
 
-    want, got = (fast_compile.jit(step)(x) for x in (draw(1), put(draw(1), mesh)))
+    want, got = (jax.jit(step)(x) for x in (draw(1), put(draw(1), mesh)))
     for leaf in want:
         np.testing.assert_allclose(got[leaf], want[leaf], rtol=1e-4, atol=1e-7)
         assert got[leaf].sharding.spec == SPECS[leaf]
@@ -158,7 +157,7 @@ def check_a_state_may_be_sharded_where_parameters_are_not():
     tx = make("learned_muon", None)
     params, grads = jax.device_put((draw(0), draw(1)), everywhere)
     state = tx.init(put(draw(0), mesh))
-    updates, new = fast_compile.jit(tx.update)(grads, state, params)
+    updates, new = jax.jit(tx.update)(grads, state, params)
     assert all(x.sharding.is_fully_replicated for x in updates.values())
     assert tail_of(new)
     assert all(own == spec for own, spec in tail_of(new))
@@ -172,7 +171,7 @@ def check_outside_of_jit_it_is_the_same():
     def step(grads, params):
         return tx.update(grads, tx.init(params), params)
 
-    eager, jitted = step(grads, params), fast_compile.jit(step)(grads, params)
+    eager, jitted = step(grads, params), jax.jit(step)(grads, params)
     for x, y in zip(*map(jax.tree.leaves, (eager, jitted)), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
     for leaf, update in eager[0].items():
@@ -187,7 +186,7 @@ def check_rules_by_entry_gather_no_matrix():
         """Entries of the largest result of a collective; 0 without any."""
         tx = make(name, None)
         matrix = jax.device_put(jnp.ones(shape), NamedSharding(mesh, spec))
-        step = fast_compile.jit(lambda g, s, p: tx.update(g, s, p, value=1.0))
+        step = jax.jit(lambda g, s, p: tx.update(g, s, p, value=1.0))
         program = step.lower(matrix, tx.init(matrix), matrix).compile().as_text()
         found = re.findall(
             r"= (.*) (?:all|reduce-scatter|collective)[a-z-]*\(", program
