@@ -123,6 +123,9 @@ def run(
             start = time.perf_counter()
             state, metrics = trainer.step(state)
             values = {k: float(v) for k, v in jax.device_get(metrics).items()}
+            # No run of that length: nothing to tell.
+            absent = [k for k, v in values.items() if "/meta_loss_" in k and v != v]
+            values = {k: v for k, v in values.items() if k not in absent}
             rate = values.pop("inner_steps") / (time.perf_counter() - start)
             _check_finite(trainer, values, step, config.seed)
             progress.advance(values["meta_loss"], rate)

@@ -222,13 +222,19 @@ class MetaTrainer:
             "update_norm": optax.tree.norm(updates),
             "theta_norm": optax.tree.norm(theta),
             "inner_steps": sum(m.inner_steps for m in families),
+            **{f"learned/{k}": v for k, v in self.rule.learned_rates(theta).items()},
         }
         return theta, opt_state, metrics
 
     def _family_metrics(self, families, norms):
         metrics = {}
         for name, family, norm in zip(self.names, families, norms, strict=True):
-            for field in dataclasses.fields(family):
-                metrics[f"{name}/{field.name}"] = getattr(family, field.name)
-            metrics[f"{name}/grad_norm"] = norm
+            values = {
+                f.name: getattr(family, f.name) for f in dataclasses.fields(family)
+            }
+            losses = values.pop("horizon_losses")
+            for horizon, loss in zip(estimators.HORIZONS, losses, strict=True):
+                values[f"meta_loss_{horizon}"] = loss
+            values["grad_norm"] = norm
+            metrics |= {f"{name}/{key}": value for key, value in values.items()}
         return metrics

@@ -20,11 +20,19 @@ from meta_train.estimators import (
     truncated_backprop,
     truncated_es,
 )
-from meta_train.estimators.base import Estimator, Metrics
+from meta_train.estimators.base import HORIZONS, Estimator, Metrics
 from meta_train.estimators.config import EstimatorConfig
 from mulo import _hints as hints
 
-__all__ = ["Estimator", "EstimatorConfig", "Metrics", "find", "make", "names"]
+__all__ = [
+    "HORIZONS",
+    "Estimator",
+    "EstimatorConfig",
+    "Metrics",
+    "find",
+    "make",
+    "names",
+]
 
 _ESTIMATORS: Mapping[str, type[Estimator]] = {
     "pes": pes.PES,

@@ -15,6 +15,7 @@ pairs), S steps of a truncation.
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import jax
@@ -29,10 +30,13 @@ from meta_train.estimators import config as config_lib
 Theta = Any
 
 
+HORIZONS = ("short", "medium", "long")  # Thirds of the lengths, by their logarithms.
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Metrics:
-    """What one estimate says about itself; all shape=(), float32."""
+    """What one estimate says about itself; shape=() but for one, float32."""
 
     meta_loss: jax.Array  # Mean minibatch loss of all runs, nats.
     objective: jax.Array  # Mean of what is made small.
@@ -42,6 +46,7 @@ class Metrics:
     finished_frac: jax.Array  # Share of the problems whose runs ended before this.
     grad_snr: jax.Array  # Squared norm of the mean over that of its standard error.
     inner_steps: jax.Array  # Steps of all runs together.
+    horizon_losses: jax.Array  # (3,), meta_loss by `HORIZONS`; NaN where no run is.
 
 
 @jax.tree_util.register_dataclass
@@ -56,6 +61,7 @@ class Told:
     finished: jax.Array  # shape=(), bool. Whether the runs before had ended.
     diverged: jax.Array  # shape=(), bool. Whether these left the finite numbers.
     steps: jax.Array  # shape=(), int32. Inner steps done by each run.
+    length: jax.Array  # shape=(), int32. Steps at which the runs end.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,7 +196,7 @@ class Estimator:
             return state, self._gradient(told)
 
         state, found = jax.lax.scan(one, state, jax.random.split(key, count))
-        grad, metrics = jax.tree.map(lambda x: jnp.mean(x, axis=0), found)
+        grad, metrics = jax.tree.map(lambda x: jnp.nanmean(x, axis=0), found)
         steps = metrics.inner_steps * count
         return grad, state, dataclasses.replace(metrics, inner_steps=steps)
 
@@ -238,7 +244,18 @@ class Estimator:
             finished_frac=jnp.mean(told.finished, dtype=jnp.float32),
             grad_snr=_signal_to_noise(grad, weights, credits_, analytic),
             inner_steps=told.values.shape[1] * jnp.sum(told.steps, dtype=jnp.float32),
+            horizon_losses=self._by_horizon(told),
         )
+
+    def _by_horizon(self, told):
+        low, high = math.log(self.config.min_length_steps), self.config.longest
+        span = max(math.log(high) - low, 1e-6)
+        count = len(HORIZONS)
+        place = (jnp.log(told.length) - low) / span * count
+        place = jnp.clip(place.astype(jnp.int32), 0, count - 1)
+        member = place[None, :] == jnp.arange(count)[:, None]  # (3, P)
+        losses = jnp.mean(told.losses, axis=1)
+        return (member @ losses) / jnp.sum(member, axis=1)
 
     def _at_once(self, local: int) -> int | None:
         """Problems side by side on one device; None: runs one after the other."""

@@ -110,6 +110,11 @@ class EstimatorConfig:
                 f"{starts}."
             )
 
+    @property
+    def longest(self) -> int:
+        """Longest inner training run of all, the curriculum's included."""
+        return max(self.max_length_steps, *(x for _, x in self.curriculum), 0)
+
     def longest_at(self, meta_step: jax.typing.ArrayLike) -> jax.Array:
         """Longest inner training run begun at a meta-step: shape=(), int32."""
         starts = jnp.asarray([start for start, _ in self.curriculum], jnp.int32)

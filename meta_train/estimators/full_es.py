@@ -69,5 +69,6 @@ class FullES(base.Estimator):
             finished=jnp.ones((), bool),
             diverged=~unroll.is_finite(inner.params),
             steps=length,
+            length=length,
         )
         return FullESState(length=length), told

@@ -101,6 +101,7 @@ class AntitheticPairs(base.Estimator):
             finished=finished,
             diverged=diverged,
             steps=jnp.asarray(self.config.trunc_steps),
+            length=state.length,
         )
         state = PairsState(
             inner=inner,

@@ -55,6 +55,7 @@ class TruncatedBackprop(base.Estimator):
             finished=finished,
             diverged=diverged,
             steps=jnp.asarray(self.config.trunc_steps),
+            length=state.length,
         )
         length = jnp.where(diverged, step, state.length)
         return RunsState(inner=inner, step=step, length=length), told

@@ -12,6 +12,7 @@ References:
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -151,6 +152,14 @@ class LearnedAdam(Rule):
                 scale_by_mup(mup, base_width=self.base_width),
             )
         )
+
+    def learned_rates(self, theta: Theta) -> Mapping[str, jax.Array]:
+        """Learning rate, one minus the decays, and epsilon of each class of tensors."""
+        return {
+            f"{name}_{key.removeprefix('log_')}": jnp.exp(value)
+            for name in CLASSES
+            for key, value in theta[name].items()
+        }
 
 
 class _Hyper(NamedTuple):

@@ -26,6 +26,7 @@ References:
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
@@ -212,6 +213,21 @@ class LearnedMuon(Rule):
             name: jax.tree.map(fill, start, theta[name]) if name in theta else start
             for name, start in drawn.items()
         }
+
+    def learned_rates(self, theta: Theta) -> Mapping[str, jax.Array]:
+        """Rate of a hidden matrix without noise along a run of 1,000 steps."""
+        found = {}
+        for percent in (1, 10, 50, 90):
+            rates, _ = schedule_lib.rates(
+                self,
+                theta["schedule"],
+                jnp.float32(10.0 * percent),
+                jnp.float32(1_000.0),
+                jnp.zeros(1),
+                [ROLES.index("hidden")],
+            )
+            found[f"rate_at_{percent}_percent"] = rates[0]
+        return found
 
     @sees_weights()
     def transform(

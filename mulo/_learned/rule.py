@@ -146,6 +146,14 @@ class Rule(abc.ABC):
             raise ValueError("The two rules differ.")
         return theta
 
+    def learned_rates(self, theta: Any) -> Mapping[str, jax.Array]:
+        """What theta sets that has a name: rates, decays, a schedule; shape=() each.
+
+        For those who watch meta-training; most of a theta is in no such number.
+        """
+        del theta
+        return {}
+
     def options(self, **given: Any) -> Mapping[str, Any]:
         """Those of ``num_steps``, ``learning_rate`` and ``schedule`` that it takes."""
         takes = {

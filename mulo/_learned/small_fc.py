@@ -16,6 +16,7 @@ References:
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -110,6 +111,14 @@ class SmallFC(Rule):
             "adafactor_decays": jnp.zeros(
                 len(self.initial_adafactor_decays), jnp.float32
             ),
+        }
+
+    def learned_rates(self, theta: Theta) -> Mapping[str, jax.Array]:
+        """One minus the decay rates: how much of the newest gradient is taken in."""
+        return {
+            f"{name}_{i}": 1.0 - rate
+            for name, rates in self.decay_rates(theta)._asdict().items()
+            for i, rate in enumerate(rates)
         }
 
     def decay_rates(self, theta: Theta) -> accumulators.Decays:
