@@ -30,12 +30,12 @@ import mulo
 _UPDATES = 5  # Per call.
 _RESULT = r"= \"?stablehlo\.\w+.*?tensor<([\dx]*)x?f32>\s*(?:loc|$)"
 _LAYERS, _WIDTH = 12, 768
+_RESULT = r"= \"?stablehlo\.\w+.*?tensor<([\dx]*)x?f32>\s*(?:loc|$)"
 
 
 def shapes(name: str) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes of a tree: ``vit_b16``, or ``small`` of the same kind to try it out."""
-    layers, width = (_RESULT = r"= \"?stablehlo\.\w+.*?tensor<([\dx]*)x?f32>\s*(?:loc|$)"
-_LAYERS, _WIDTH) if name == "vit_b16" else (2, 32)
+    layers, width = (_LAYERS, _WIDTH) if name == "vit_b16" else (2, 32)
     found: dict[str, tuple[int, ...]] = {
         "patch/kernel": (16, 16, 3, width),
         "patch/bias": (width,),
@@ -82,9 +82,7 @@ def lowered(name: str, tree: Any) -> dict[str, Any]:
 
     exported = jax.export.export(jax.jit(update), platforms=["cuda"])(tree, state, tree)
     text = exported.mlir_module()
-    results = re.findall(
-        r"= \"?stablehlo\.\w+.*?tensor<([\dx]*)x?f32>\s*(?:loc|$)", text, re.M
-    )
+    results = re.findall(_RESULT, text, re.M)
     largest = max(x.size for x in tree.values())
     sizes = [_size(dims) for dims in results]
     held = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
