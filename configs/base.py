@@ -98,7 +98,10 @@ def meta_training() -> ml_collections.ConfigDict:
             meta_steps=5_000,
             log_steps=10,
             checkpoint_steps=250,
-            keep_checkpoints=2,
+            keep_checkpoints=2,  # newest ones
+            keep_every_steps=0,  # and those of multiples of this, for good; 0: none
+            max_diverged_frac=1.0,  # share of a family's runs; more stops the run
+            particles_at_once=0,  # runs side by side on a device; 0: automatic
         ),
         report=dict(tensorboard=False, wandb=False),
     )

@@ -18,7 +18,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from evaluate import run
-from tasks import command
+from tasks import command, compile_cache
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Sweep.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Holds cells.", required=True)
@@ -33,10 +33,14 @@ _SP_THETA = flags.DEFINE_string("sp_theta", None, "For learned rules under SP.")
 _SHARD = flags.DEFINE_string("shard", "1/1", "i/n: run every n-th program only.")
 _LIST = flags.DEFINE_bool("list", False, "List the sweep's programs, run nothing.")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Estimate time and memory only.")
+_CACHE_DIR = flags.DEFINE_string(
+    "cache_dir", compile_cache.default(), compile_cache.HELP
+)
 
 
 def main() -> int:
     """Run the sweep; return the exit status."""
+    compile_cache.use(_CACHE_DIR.value)
     config = _CONFIG.value
     if _OPTIMIZERS.value is not None:
         config.optimizers = tuple(name.strip() for name in _OPTIMIZERS.value)

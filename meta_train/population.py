@@ -15,6 +15,7 @@ with Randomly Initialized Learned Optimizers <https://arxiv.org/abs/2101.07367>`
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -23,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from meta_train import meta_optimizer, trainer
+from meta_train import devices, meta_optimizer, trainer
 
 _SELECTION_KEY = 1  # Folded into a meta-step's key to draw perturbations.
 
@@ -90,7 +91,7 @@ class Population(trainer.MetaTrainer):
         """
         size = self._config.size
         theta_key, runs_key = jax.random.split(self._init_key)
-        put = functools.partial(jax.device_put, device=self.estimators[0].replicated)
+        put = functools.partial(devices.place, sharding=self.estimators[0].replicated)
         if self._init_theta is not None:
             start = jax.tree.map(jnp.array, self._init_theta)
             thetas = [
@@ -121,6 +122,13 @@ class Population(trainer.MetaTrainer):
             grad_square=put(jnp.zeros((size, families)) if self._normalize else ()),
             probes=put(probes),
         )
+
+    def compile(self, state: trainer.TrainState, poll: Callable[[], None]) -> None:
+        """Compile what every member runs; see the class it extends."""
+        member = dataclasses.replace(
+            state, theta=state.theta[0], estimators=state.estimators[0]
+        )
+        super().compile(member, poll)
 
     def theta(self, state: trainer.TrainState) -> Any:
         """The member with the smallest objective."""
@@ -163,6 +171,9 @@ class Population(trainer.MetaTrainer):
             grad_square=jnp.stack(squares) if self._normalize else (),
             probes=state.probes,
         )
+        for name in self.names:  # One member that is lost does not end the run.
+            shares = [m[f"{name}/diverged_frac"] for m in told]
+            best[f"{name}/diverged_frac"] = jnp.stack(shares).mean()
         return state, {
             **best,
             "inner_steps": jnp.stack([m["inner_steps"] for m in told]).sum(),
@@ -183,7 +194,7 @@ class Population(trainer.MetaTrainer):
             # Of two that are equal the original is the better one.
             fitness[child] = np.nextafter(fitness[parent], np.float32(np.inf))
         put = self.estimators[0].replicated
-        return members, jax.device_put(jnp.asarray(fitness), put)
+        return members, devices.place(jnp.asarray(fitness), put)
 
     def _optimizer_of(self, theta):
         """The learned optimizer that a member is, clipping what it sees."""

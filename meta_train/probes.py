@@ -14,7 +14,7 @@ Axis names: N probes, K seeds.
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -93,7 +93,8 @@ class Probe:
 
     @functools.cached_property
     def _replicated(self):
-        return NamedSharding(devices.make_mesh(self.num_seeds), PartitionSpec())
+        mesh = devices.make_mesh(self.num_seeds, local=True)
+        return NamedSharding(mesh, PartitionSpec())
 
     @functools.cached_property
     def _arrays(self):
@@ -164,7 +165,11 @@ class Probes:
         return meta_step % self.every_steps == 0 and any(self.probes.values())
 
     def evaluate(
-        self, theta: Any, state: ProbeState, meta_step: int
+        self,
+        theta: Any,
+        state: ProbeState,
+        meta_step: int,
+        poll: Callable[[], None] = lambda: None,
     ) -> tuple[ProbeState, dict[str, float]]:
         """Train every probe with theta.
 
@@ -172,16 +177,18 @@ class Probes:
           theta: Meta-parameters.
           state: From `init` or the last call.
           meta_step: Of theta.
+          poll: Called before each probe; may raise.
 
         Returns:
           The state, with this theta if its score is the lowest so far, and
           ``probe/<name>``, in nats, and ``probe/score``.
         """
         theta = jax.device_get(theta)
-        losses = np.asarray(
-            [np.nan if p is None else p.loss(theta) for p in self.probes.values()],
-            np.float32,
-        )
+        losses = np.full(len(self.probes), np.nan, np.float32)
+        for i, probe in enumerate(self.probes.values()):
+            poll()
+            if probe is not None:
+                losses[i] = probe.loss(theta)
         reference = np.asarray(state.reference)
         # Data that came later: compared with what there is.
         reference = np.where(np.isnan(reference), losses, reference)
@@ -195,7 +202,7 @@ class Probes:
                 "best_theta": theta,
             }
         like = {name: getattr(state, name) for name in new}
-        placed = jax.tree.map(lambda x, y: jax.device_put(x, y.sharding), new, like)
+        placed = jax.tree.map(lambda x, y: devices.place(x, y.sharding), new, like)
         state = dataclasses.replace(state, **placed)
         values = {f"probe/{name}": loss for name, loss in self._named(losses).items()}
         return state, {**values, "probe/score": score}

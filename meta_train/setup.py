@@ -99,6 +99,7 @@ def build(config: Mapping[str, Any]) -> trainer.MetaTrainer:
         task_clip_norm=config["task_clip_norm"],
         probes=_probes(config, rule),
         init_theta=init_theta,
+        particles_at_once=config["run"]["particles_at_once"],
     )
 
 

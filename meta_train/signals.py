@@ -1,14 +1,20 @@
-"""What a person or a batch system asks of a run in progress, by signals."""
+"""What a person or a batch system asks of a run in progress, by signals.
+
+Signals are only noted; the run asks for them between the long things it does. Of
+several processes one signal to one of them is enough.
+"""
 
 import signal
 import threading
+
+from meta_train import distributed
 
 
 class Signals:
     """Notes what signals ask for; a second SIGINT interrupts at once.
 
     Attributes:
-      stop: SIGTERM or SIGINT once one has come.
+      stop: SIGTERM or SIGINT once one has come; to other processes after `agree`.
     """
 
     _CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -40,6 +46,12 @@ class Signals:
             raise KeyboardInterrupt
         else:
             self.stop = number
+
+    def agree(self) -> None:
+        """Make all processes know of what has come to any; all must call it alike."""
+        stop, save = distributed.largest([self.stop or 0, self._save])
+        self.stop = self.stop or stop or None
+        self._save = bool(save)
 
     def take_save(self) -> bool:
         """Whether SIGUSR1 came since last asked."""

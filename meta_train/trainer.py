@@ -7,7 +7,7 @@ what the uninterrupted one would have, and there is no generator state to save.
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -51,6 +51,7 @@ class MetaTrainer:
         task_clip_norm: float = 0.0,
         probes: probes.Probes | None = None,
         init_theta: Any | None = None,
+        particles_at_once: int = 0,
     ):
         """Build the estimators; compiles nothing yet.
 
@@ -67,6 +68,7 @@ class MetaTrainer:
             they are averaged, after ``normalize_grads``; 0 for none.
           probes: Whole runs that theta is told by, for `run`.
           init_theta: Where theta starts; None draws it.
+          particles_at_once: Runs side by side on a device, at most; 0: automatic.
 
         Raises:
           ValueError: If there is no family, ``init_theta`` is of another
@@ -87,7 +89,7 @@ class MetaTrainer:
         mesh = devices.make_mesh(pairs)
         self.rule = rule
         self.estimators = [
-            estimators.make(c, inner, mesh, objective)
+            estimators.make(c, inner, mesh, objective, particles_at_once)
             for inner, c in zip(inners, estimator_config, strict=True)
         ]
         trained = [inner.family.task for inner in inners]
@@ -106,7 +108,7 @@ class MetaTrainer:
 
     def _on_device(self, split):
         return [
-            jax.device_put(
+            devices.place(
                 {k: np.asarray(v) for k, v in e.inner.family.arrays(split).items()},
                 e.replicated,
             )
@@ -120,19 +122,44 @@ class MetaTrainer:
         theta = self._init_theta
         if theta is None:
             theta = self.rule.init(theta_key)
-        theta = jax.device_put(jax.tree.map(jnp.array, theta), replicated)
+        theta = jax.tree.map(jnp.array, theta)
+        opt_state = devices.place(self._optimizer.init(theta), replicated)
         grad_square = jnp.zeros(len(self.estimators)) if self._normalize else ()
         probes = self.probes.init(theta) if self.probes else ()
+        theta = devices.place(theta, replicated)
         return TrainState(
             theta=theta,
-            opt_state=jax.device_put(self._optimizer.init(theta), replicated),
+            opt_state=opt_state,
             estimators=tuple(
                 estimator.init(theta, jax.random.fold_in(runs_key, i))
                 for i, estimator in enumerate(self.estimators)
             ),
-            meta_step=jax.device_put(jnp.zeros((), jnp.int32), replicated),
-            grad_square=jax.device_put(grad_square, replicated),
-            probes=jax.device_put(probes, replicated),
+            meta_step=devices.place(jnp.zeros((), jnp.int32), replicated),
+            grad_square=devices.place(grad_square, replicated),
+            probes=devices.place(probes, replicated),
+        )
+
+    def compile(self, state: TrainState, poll: Callable[[], None]) -> None:
+        """Compile every family's program; ``poll`` is called before each and may raise.
+
+        Nothing runs and the state stays; `step` finds what was compiled.
+        """
+        key = jax.random.fold_in(self._step_key, state.meta_step)
+        for i, estimator in enumerate(self.estimators):
+            poll()
+            arguments = self._arguments(
+                state.theta, state.estimators, key, state.meta_step, i
+            )
+            estimator.estimate.lower(*arguments).compile()
+
+    def _arguments(self, theta, states, key, meta_step, i):
+        return (
+            theta,
+            states[i],
+            jax.random.fold_in(key, i),
+            self._arrays[i],
+            meta_step,
+            *self._valid_arrays[i],
         )
 
     def step(self, state: TrainState) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -173,14 +200,7 @@ class MetaTrainer:
     def _estimate(self, theta, states, key, meta_step):
         """Gradients, new states and metrics of the families, a list each."""
         found = [
-            estimator.estimate(
-                theta,
-                states[i],
-                jax.random.fold_in(key, i),
-                self._arrays[i],
-                meta_step,
-                *self._valid_arrays[i],
-            )
+            estimator.estimate(*self._arguments(theta, states, key, meta_step, i))
             for i, estimator in enumerate(self.estimators)
         ]
         return [list(column) for column in zip(*found, strict=True)]

@@ -36,12 +36,16 @@ THETA = "theta"
 THETA_BEST = "theta_best"
 _PARTIAL = ".orbax-checkpoint-tmp"  # How orbax names a checkpoint till it is whole.
 
-# How long a run lasts and what it tells: free to change while it goes on.
+# How long a run lasts, when it stops, what it keeps and tells, and how its work is laid
+# out on devices: free to change while it goes on.
 _FREE = (
     "run.meta_steps",
     "run.log_steps",
     "run.checkpoint_steps",
     "run.keep_checkpoints",
+    "run.keep_every_steps",
+    "run.max_diverged_frac",
+    "run.particles_at_once",
     "probes.every_steps",
 )
 _FREE_SECTIONS = ("report.",)
@@ -68,6 +72,7 @@ _ADDED: Mapping[str, Any] = {
         meta_optimizer.MetaOptimizerConfig, "name", "step_factor", "clip_value"
     ),
     "probes": {**dataclasses.asdict(probes.ProbeConfig()), "tasks": []},
+    "run": {"keep_every_steps": 0, "max_diverged_frac": 1.0, "particles_at_once": 0},
 }
 
 
@@ -115,13 +120,9 @@ def claim(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
     for key, value in flatten(_ADDED).items():
         if key in new:
             old.setdefault(key, value)
-    changed = [
-        key
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key, _ABSENT) != new.get(key, _ABSENT)
-    ]
+    changed = differing(old, new)
     if refused := [key for key in changed if not _is_free(key)]:
-        lines = [f"  {k}: {_show(old, k)} there, {_show(new, k)} here" for k in refused]
+        lines = [f"  {k}: {show(old, k)} there, {show(new, k)} here" for k in refused]
         raise ValueError(
             f"{workdir} holds a run with another config:\n"
             + "\n".join(lines)
@@ -136,7 +137,7 @@ def claim(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
             f"has done, got {new['run.meta_steps']}."
         )
     files.write(path, text)
-    lines = [f"{k} {_show(old, k)} → {_show(new, k)}" for k in changed]
+    lines = [f"{k} {show(old, k)} → {show(new, k)}" for k in changed]
     print(f"{workdir} goes on with {', '.join(lines)}.", file=sys.stderr)
 
 
@@ -147,7 +148,17 @@ def _is_free(key):
 _ABSENT = object()
 
 
-def _show(flat, key):
+def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Keys of two flat configs that only one has, or whose values differ."""
+    return [
+        key
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key, _ABSENT) != new.get(key, _ABSENT)
+    ]
+
+
+def show(flat: Mapping[str, Any], key: str) -> str:
+    """Value of a flat config's key, or that it has none."""
     return repr(flat[key]) if key in flat else "(absent)"
 
 
@@ -159,16 +170,41 @@ def meta_steps_done(workdir: pathlib.Path) -> int:
     return max((int(name) for name in names if name.isdigit()), default=0)
 
 
-class Checkpoints:
-    """Atomic checkpoints of one dataclass of pytrees, the newest few kept."""
+# What an operating system says of a disk that cannot be written.
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
-    def __init__(self, workdir: pathlib.Path, *, keep: int):
-        """Open the directory's checkpoints; half-written ones do not count."""
+
+class Checkpoints:
+    """Atomic checkpoints of one dataclass of pytrees, the newest few kept.
+
+    Attributes:
+      num_devices: Those that share the work, told by the checkpoints saved.
+    """
+
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        *,
+        keep: int,
+        keep_every: int = 0,
+        num_devices: int = 1,
+    ):
+        """Open the directory's checkpoints; half-written ones do not count.
+
+        Args:
+          workdir: Of the run.
+          keep: Newest ones kept.
+          keep_every: Those of multiples of this many meta-steps are never removed.
+          num_devices: Devices that share the work.
+        """
+        self.num_devices = num_devices
         self._folder = workdir / CHECKPOINTS
         self._manager = ocp.CheckpointManager(
             self._folder.absolute(),
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep, enable_async_checkpointing=True
+                max_to_keep=keep,
+                keep_period=keep_every or None,
+                enable_async_checkpointing=True,
             ),
         )
 
@@ -176,46 +212,92 @@ class Checkpoints:
         """Meta-step of the newest complete checkpoint, if any."""
         return self._manager.latest_step()
 
-    def save(self, step: int, state: Any) -> None:
+    def save(
+        self, step: int, state: Any, *, unprobed: Mapping[str, Any] | None = None
+    ) -> None:
         """Start saving; the arrays may be reused once this returns.
 
+        Args:
+          step: Its meta-step.
+          state: A dataclass.
+          unprobed: The step's line of metrics, if its probes are still to come.
+
         Raises:
-          OSError: If the disk was full, for this checkpoint or the one before.
+          OSError: If the disk was full or read-only, for this checkpoint or the one
+            before.
         """
         if self._manager.latest_step() != step:
-            with self._full_disk_said():
-                self._manager.save(step, args=ocp.args.StandardSave(_used(state)))
+            with self._unwritable_said():
+                self._manager.save(
+                    step,
+                    args=ocp.args.StandardSave(_used(state)),
+                    custom_metadata={
+                        "devices": self.num_devices,
+                        "unprobed": json.dumps(unprobed),
+                    },
+                )
+
+    def unprobed(self, step: int) -> dict[str, Any] | None:
+        """The line of metrics of a checkpoint whose probes are still to come."""
+        return json.loads(self._facts(step).get("unprobed", "null"))
+
+    def _facts(self, step):
+        return self._manager.metadata(step).custom_metadata or {}
 
     def restore(self, step: int, like: Any) -> Any:
-        """Read a checkpoint into arrays of the shapes, dtypes and shardings of like."""
+        """Read a checkpoint into arrays of the shapes, dtypes and shardings of like.
+
+        One of another number of devices is spread over those there are; a line on
+        stderr says so.
+
+        Raises:
+          ValueError: If it holds another state, as that of another estimator or rule.
+        """
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _used(like))
-        restored = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+        try:
+            restored = self._manager.restore(
+                step, args=ocp.args.StandardRestore(abstract)
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{self._folder / str(step)} does not hold the state of this config "
+                f"({str(error).strip().splitlines()[0]}). Nothing was changed: take "
+                "the config and the version of mulo it was made with, or another "
+                "--workdir."
+            ) from error
+        before = self._facts(step).get("devices", self.num_devices)
+        if before != self.num_devices and jax.process_index() == 0:
+            print(
+                f"{self._folder.parent} goes on at meta-step {step} on "
+                f"{self.num_devices} devices, before on {before}: the same runs, alike "
+                "up to rounding.",
+                file=sys.stderr,
+            )
         return dataclasses.replace(like, **restored)
 
     def wait(self) -> None:
-        """Block until what was saved is on disk; OSError if the disk was full."""
-        with self._full_disk_said():
+        """Block until what was saved is on disk; OSError as `save`."""
+        with self._unwritable_said():
             self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Finish and release the directory; OSError if the disk was full."""
-        with self._full_disk_said():
+        """Finish and release the directory; OSError as `save`."""
+        with self._unwritable_said():
             self._manager.close()
 
     @contextlib.contextmanager
-    def _full_disk_said(self) -> Iterator[None]:
+    def _unwritable_said(self) -> Iterator[None]:
         """Remove what a full disk left half-written, and raise an OSError of it."""
         try:
             yield
         except Exception as error:
             # What tensorstore raises is no OSError.
-            if os.strerror(errno.ENOSPC) not in str(error):
+            said = [n for n in _UNWRITABLE if os.strerror(n) in str(error)]
+            if not said:
                 raise
             for partial in self._folder.glob(f"*{_PARTIAL}"):
                 shutil.rmtree(partial, ignore_errors=True)
-            raise OSError(
-                errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._folder)
-            ) from error
+            raise OSError(said[0], os.strerror(said[0]), str(self._folder)) from error
 
 
 def _used(state):

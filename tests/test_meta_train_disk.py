@@ -70,7 +70,7 @@ def test_a_checkpoint_that_does_not_fit_is_removed(tmp_path, monkeypatch):
     checkpoints.wait()
     folder = tmp_path / "checkpoints"
 
-    def full(step, args):
+    def full(step, **saved):
         (folder / "2.orbax-checkpoint-tmp" / "d").mkdir(parents=True)
         # As tensorstore says it.
         raise ValueError("RESOURCE_EXHAUSTED: No space left on device [code='28']")
@@ -87,7 +87,7 @@ def test_a_checkpoint_that_does_not_fit_is_removed(tmp_path, monkeypatch):
 def test_other_troubles_of_checkpoints_stay_what_they_are(tmp_path, monkeypatch):
     checkpoints = workdir.Checkpoints(tmp_path, keep=2)
 
-    def broken(step, args):
+    def broken(step, **saved):
         raise ValueError("something else")
 
     monkeypatch.setattr(checkpoints._manager, "save", broken)

@@ -69,6 +69,7 @@ def make(
     inner: unroll.Inner,
     mesh: Mesh,
     objective: objective_lib.ObjectiveConfig = objective_lib.MEAN_LOSS,
+    particles_at_once: int = 0,
 ) -> Estimator:
     """Build the estimator a config names.
 
@@ -77,8 +78,9 @@ def make(
       inner: The task and the rule that trains it.
       mesh: From :func:`meta_train.devices.make_mesh`.
       objective: What is made small.
+      particles_at_once: Runs side by side on a device, at most; 0: automatic.
 
     Raises:
       ValueError: As `find`.
     """
-    return find(config.name)(inner, config, mesh, objective)
+    return find(config.name)(inner, config, mesh, objective, particles_at_once)

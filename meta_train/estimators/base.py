@@ -75,12 +75,14 @@ class Estimator:
       config: Perturbations and lengths.
       mesh: Devices that share the problems, on axis "pairs".
       objective: What is made small.
+      particles_at_once: Runs side by side on a device, at most; 0: automatic.
     """
 
     inner: unroll.Inner
     config: config_lib.EstimatorConfig
     mesh: Mesh
     objective: objective_lib.ObjectiveConfig = objective_lib.MEAN_LOSS
+    particles_at_once: int = 0
 
     @functools.cached_property
     def pairs_sharding(self) -> NamedSharding:
@@ -126,15 +128,26 @@ class Estimator:
         raise NotImplementedError
 
     def _init(self, theta, key):
-        def init_one(key):
-            run_key, stagger_key = jax.random.split(key)
-            longest = self.config.longest_at(0)
-            return self._new(theta, run_key, longest, cut=stagger_key)
+        def init_own(theta, key):
+            def init_one(key):
+                run_key, stagger_key = jax.random.split(key)
+                longest = self.config.longest_at(0)
+                return self._new(theta, run_key, longest, cut=stagger_key)
 
-        return jax.vmap(init_one)(self._problem_keys(key))
+            return jax.vmap(init_one)(self._own_keys(key))
 
-    def _problem_keys(self, key):
-        problems = jnp.arange(self.config.num_pairs)
+        return jax.shard_map(
+            init_own,
+            mesh=self.mesh,
+            in_specs=PartitionSpec(),
+            out_specs=PartitionSpec("pairs"),
+            check_vma=False,
+        )(theta, key)
+
+    def _own_keys(self, key):
+        """Keys of a device's problems, inside of its part of the mesh."""
+        local = self.config.num_pairs // self.mesh.size
+        problems = jax.lax.axis_index("pairs") * local + jnp.arange(local)
         return jax.vmap(lambda i: jax.random.fold_in(key, i))(problems)
 
     def _new_length(self, key, longest, cut):
@@ -201,21 +214,24 @@ class Estimator:
         return grad, state, dataclasses.replace(metrics, inner_steps=steps)
 
     def _advance_all(self, theta, state, key, arrays, longest):
-        def advance(theta, state, keys, arrays, longest):
-            return jax.lax.map(
+        def advance(theta, state, key, arrays, longest):
+            keys = self._own_keys(key)
+            state, told = jax.lax.map(
                 lambda one: self._advance(theta, one[0], one[1], arrays, longest),
                 (state, keys),
                 batch_size=self._at_once(keys.shape[0]),
             )
+            # Gathered, not summed: in what order devices sum is theirs to choose.
+            return state, jax.lax.all_gather(told, "pairs", tiled=True)
 
         split, whole = PartitionSpec("pairs"), PartitionSpec()
         return jax.shard_map(
             advance,
             mesh=self.mesh,
-            in_specs=(whole, split, split, whole, whole),
-            out_specs=split,
+            in_specs=(whole, split, whole, whole, whole),
+            out_specs=(split, whole),
             check_vma=False,
-        )(theta, state, self._problem_keys(key), arrays, longest)
+        )(theta, state, key, arrays, longest)
 
     def _gradient(self, told):
         """Gradient and `Metrics` of what all problems told."""
@@ -259,7 +275,12 @@ class Estimator:
 
     def _at_once(self, local: int) -> int | None:
         """Problems side by side on one device; None: runs one after the other."""
-        return devices.side_by_side(local, 2 * self.inner.num_params())
+        return devices.side_by_side(
+            local,
+            2 * self.inner.num_params(),
+            most=self.particles_at_once,
+            runs_each=2,
+        )
 
     @property
     def _map_signs(self) -> Any:
