@@ -25,7 +25,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from meta_train import setup, trainer, workdir
+from meta_train import reporting, setup, trainer, workdir
 
 _ROOT = pathlib.Path(__file__).parents[1]
 _SMALL = (
@@ -62,7 +62,8 @@ def metrics(directory: pathlib.Path, last: int) -> list[dict[str, float]]:
             row = json.loads(line)
         except json.JSONDecodeError:
             continue  # Cut short by a kill.
-        row.pop("inner_steps_per_s", None)
+        for key in reporting.OF_THE_MACHINE:
+            row.pop(key, None)
         if row["meta_step"] <= last:
             rows.append(row)
     return rows

@@ -170,6 +170,7 @@ def run(
                 "command begins anew."
             )
 
+        resources = reporting.Resources(total=config.meta_steps)
         step = done
         stack.enter_context(_step_told(lambda: step, workdir))
         try:
@@ -190,7 +191,9 @@ def run(
             # No run of that length: nothing to tell.
             absent = [k for k, v in values.items() if "/meta_loss_" in k and v != v]
             values = {k: v for k, v in values.items() if k not in absent}
-            rate = values.pop("inner_steps") / (time.perf_counter() - start)
+            seconds = time.perf_counter() - start
+            rate = values.pop("inner_steps") / seconds
+            values |= resources.after(step, seconds)
             _check_finite(trainer, values, step, config)
             if progress:
                 progress.advance(values["meta_loss"], rate)

@@ -2,16 +2,22 @@
 
 import collections
 import json
+import math
 import os
 import pathlib
+import resource
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+import jax
 import tqdm
 
 from meta_train import workdir as workdir_lib
 from mulo import _files as files
+
+# What two runs that are alike in all else differ in.
+OF_THE_MACHINE = ("inner_steps_per_s", "memory_bytes", "seconds_left")
 
 
 def labels(named: Sequence[tuple[str, int]]) -> list[str]:
@@ -104,6 +110,44 @@ class Progress:
     def close(self) -> None:
         """Leave the bar as it is."""
         self._bar.close()
+
+
+class Resources:
+    """What a run takes: seconds to its end, and memory."""
+
+    def __init__(self, *, total: int):
+        """Of a run of ``total`` meta-steps."""
+        self._total = total
+        self._seconds: float | None = None
+
+    def after(self, meta_step: int, seconds: float) -> dict[str, float]:
+        """Numbers for a metrics line.
+
+        Args:
+          meta_step: Done.
+          seconds: That it took; the first of a process, which compiles, is left out.
+
+        Returns:
+          ``seconds_left``, from the running mean of meta-steps, from the second on;
+          ``memory_bytes``, the peak of the first device or, where it does not tell,
+          of the process.
+        """
+        found = {"memory_bytes": float(_peak_bytes())}
+        if self._seconds is None:
+            self._seconds = math.nan
+        else:
+            old = seconds if math.isnan(self._seconds) else self._seconds
+            self._seconds = 0.9 * old + 0.1 * seconds
+            found["seconds_left"] = (self._total - meta_step) * self._seconds
+        return found
+
+
+def _peak_bytes() -> int:
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if "peak_bytes_in_use" in stats:
+        return stats["peak_bytes_in_use"]
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 class TensorBoard:

@@ -6,7 +6,7 @@ import pytest
 
 import mulo
 from configs import mulo_digits
-from meta_train import plot, setup
+from meta_train import plot, reporting, setup
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +72,12 @@ def test_a_directory_without_a_run_is_said_to_be_none(tmp_path, capsys):
     (tmp_path / "metrics.jsonl").write_text("")
     with pytest.raises(ValueError, match="has no line yet"):
         plot.read(tmp_path)
+
+
+def test_time_left_is_of_later_meta_steps_and_memory_is_told():
+    resources = reporting.Resources(total=10)
+    first = resources.after(1, 100.0)  # Compiles.
+    assert "seconds_left" not in first
+    assert first["memory_bytes"] > 1e7
+    assert resources.after(2, 2.0)["seconds_left"] == pytest.approx(16.0)
+    assert resources.after(3, 4.0)["seconds_left"] == pytest.approx(7 * 2.2)

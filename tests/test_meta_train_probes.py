@@ -14,7 +14,7 @@ import pytest
 import mulo
 import tasks
 from configs import mulo_digits
-from meta_train import loop, meta_optimizer, probes, setup, unroll
+from meta_train import loop, meta_optimizer, probes, reporting, setup, unroll
 from meta_train import workdir as workdir_lib
 from tasks.data import tfds_sets
 
@@ -63,7 +63,10 @@ def whole(trainer, tmp_path_factory):
 
 def lines(workdir):
     parsed = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
-    return [{k: v for k, v in x.items() if k != "inner_steps_per_s"} for x in parsed]
+    return [
+        {k: v for k, v in x.items() if k not in reporting.OF_THE_MACHINE}
+        for x in parsed
+    ]
 
 
 def assert_same_end(trainer, got, want):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import mulo
-from meta_train import setup
+from meta_train import reporting, setup
 from meta_train import workdir as workdir_lib
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -83,7 +83,8 @@ def whole(tmp_path_factory):
 def metrics_without_timing(workdir):
     parsed = [json.loads(line) for line in lines(workdir)]
     return [
-        {k: v for k, v in line.items() if k != "inner_steps_per_s"} for line in parsed
+        {k: v for k, v in line.items() if k not in reporting.OF_THE_MACHINE}
+        for line in parsed
     ]
 
 
