@@ -232,9 +232,17 @@ class Population(trainer.MetaTrainer):
     def _step_member(self):
         def step(theta, opt_state, other, square, meta_step, grads, families):
             grad, square, norms = self._average(grads, square, meta_step)
-            theta, opt_state, metrics = self._move(
+            new, new_state, metrics = self._move(
                 self._optimizer_of(other), theta, opt_state, grad, families
             )
+            # A member that is lost must not take along the one that it trains.
+            kept = jnp.isfinite(metrics["theta_norm"])
+            theta, opt_state = jax.tree.map(
+                lambda a, b: jnp.where(kept, a, b),
+                (new, new_state),
+                (theta, opt_state),
+            )
+            metrics["theta_norm"] = optax.tree.norm(theta)
             metrics |= self._family_metrics(families, norms)
             return theta, opt_state, square, metrics
 

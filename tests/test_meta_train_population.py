@@ -124,4 +124,6 @@ def test_a_member_that_left_the_finite_numbers_is_never_the_best(trainer):
     thetas = (broken, *state.theta[1:])
     state, metrics = trainer.step(dataclasses.replace(state, theta=thetas))
     assert np.all(np.isfinite(flat(trainer.theta(state))))
+    # Nor does it take along the one that it trains, the last.
+    assert np.all(np.isfinite(flat(state.theta[3])))
     assert np.isfinite(float(metrics["theta_norm"]))
