@@ -8,6 +8,7 @@ of an allocation has only some of Slurm's and is one process.
 In one process alone everything here returns at once.
 """
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -25,6 +26,8 @@ from meta_train import workdir as workdir_lib
 
 _FIRST_PORT, _PORTS = 61_440, 4_096  # As JAX itself chooses by job.
 _RETRY_SECS = 0.2
+_LINE_SECS, _LINE_BYTES = 5.0, 64  # For what a process says when it comes.
+_GO = b"go"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,57 +192,107 @@ def connect(cluster: Cluster | None, *, timeout_secs: int) -> None:
     """Meet the other processes; to be called before JAX is used.
 
     Raises:
-      ConnectionError: If the coordinator, or one of the others, does not answer in
-        time; names the address and the time.
+      ConnectionError: If the coordinator, or one of the others, does not come in time;
+        names the address, the time and who is missing.
     """
     if cluster is None:
         return
-    who = f"process {cluster.process_id} of {cluster.num_processes}"
-    where = f"coordinator at {cluster.address} ({cluster.found_by})"
-    print(f"meta_train: {who} connects to the {where}.", file=sys.stderr, flush=True)
-    start = time.monotonic()
+    print(
+        f"meta_train: process {cluster.process_id} of {cluster.num_processes} connects "
+        f"to the coordinator at {cluster.address} ({cluster.found_by}).",
+        file=sys.stderr,
+        flush=True,
+    )
+    # JAX ends a process that waits in vain without a word of Python's: we meet first.
+    deadline = time.monotonic() + timeout_secs
     if cluster.process_id:
-        _wait_for(cluster.address, timeout_secs, who)
-    left = timeout_secs - (time.monotonic() - start)
+        _come(cluster, deadline, timeout_secs)
+    else:
+        _await(cluster, deadline, timeout_secs)
     # Signals are ours, see meta_train.signals.
     jax.config.update("jax_enable_preemption_service", False)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     ids = cluster.local_device_ids
-    try:
-        jax.distributed.initialize(
-            coordinator_address=cluster.address,
-            num_processes=cluster.num_processes,
-            process_id=cluster.process_id,
-            local_device_ids=None if ids is None else list(ids),
-            cluster_detection_method="deactivate",
-            initialization_timeout=max(1, round(left)),
-        )
-    except RuntimeError as error:
-        first = str(error).splitlines()[0]
-        raise ConnectionError(
-            f"{who} found no run at {cluster.address} within {timeout_secs} s "
-            f"({first}): start all {cluster.num_processes} processes, alike in "
-            "--coordinator_address and --num_processes."
-        ) from error
+    jax.distributed.initialize(
+        coordinator_address=cluster.address,
+        num_processes=cluster.num_processes,
+        process_id=cluster.process_id,
+        local_device_ids=None if ids is None else list(ids),
+        cluster_detection_method="deactivate",
+        initialization_timeout=timeout_secs,
+    )
 
 
-def _wait_for(address, timeout_secs, who):
-    """Try to reach the coordinator, which may start later than we do."""
-    host, _, port = address.rpartition(":")
-    deadline = time.monotonic() + timeout_secs
-    while True:
-        left = deadline - time.monotonic()
+def _await(cluster, deadline, timeout_secs):
+    """Listen, as process 0, till all others have come; then let them go on."""
+    port = int(cluster.address.rpartition(":")[2])
+    dual = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if dual else socket.AF_INET
+    missing = set(range(1, cluster.num_processes))
+    with contextlib.ExitStack() as stack:
         try:
-            socket.create_connection((host.strip("[]"), int(port)), left).close()
-            return
+            server = socket.create_server(
+                ("", port), family=family, dualstack_ipv6=dual
+            )
         except OSError as error:
-            if time.monotonic() + _RETRY_SECS >= deadline:
+            raise ConnectionError(
+                f"process 0 cannot listen at {cluster.address} ({error}): take another "
+                "port (--coordinator_address)."
+            ) from error
+        stack.enter_context(server)
+        there = []
+        while missing:
+            try:
+                server.settimeout(max(0.001, deadline - time.monotonic()))
+                connection = stack.enter_context(server.accept()[0])
+                connection.settimeout(_LINE_SECS)
+                line = connection.recv(_LINE_BYTES).decode(errors="replace")
+            except TimeoutError as error:
+                if time.monotonic() < deadline:
+                    continue  # It said nothing: none of ours.
                 raise ConnectionError(
-                    f"{who} did not reach the coordinator at {address} within "
-                    f"{timeout_secs} s ({error}): is process 0 running there, and the "
-                    "port open?"
+                    f"process 0 waited {timeout_secs} s at {cluster.address} for "
+                    f"process {', '.join(map(str, sorted(missing)))}: start all "
+                    f"{cluster.num_processes}, with this coordinator_address."
                 ) from error
+            except OSError:
+                continue  # Gone again.
+            known = re.fullmatch(r"process (\d+) of (\d+)\n", line)
+            if known and int(known.group(2)) == cluster.num_processes:
+                missing.discard(int(known.group(1)))
+                there.append(connection)
+        for connection in there:
+            with contextlib.suppress(OSError):  # One that came twice.
+                connection.sendall(_GO)
+                connection.recv(1)  # Closed by the other first, the port stays free.
+
+
+def _come(cluster, deadline, timeout_secs):
+    """Report to process 0, which may start later than we do, and wait for all."""
+    host, _, port = cluster.address.rpartition(":")
+    who = f"process {cluster.process_id} of {cluster.num_processes}"
+    error: OSError | None = None
+    met = False
+    while (left := deadline - time.monotonic()) > 0:
+        try:
+            with socket.create_connection((host.strip("[]"), int(port)), left) as own:
+                own.sendall(f"{who}\n".encode())
+                met = True
+                own.settimeout(max(0.001, deadline - time.monotonic()))
+                if own.recv(len(_GO)) == _GO:
+                    return
+        except OSError as raised:
+            error = raised
         time.sleep(_RETRY_SECS)
+    if met:
+        raise ConnectionError(
+            f"{who} met process 0 at {cluster.address}, but not all others came within "
+            f"{timeout_secs} s; process 0 says who is missing."
+        ) from error
+    raise ConnectionError(
+        f"{who} did not reach the coordinator at {cluster.address} within "
+        f"{timeout_secs} s ({error}): is process 0 running there, and the port open?"
+    ) from error
 
 
 def is_first() -> bool:

@@ -172,7 +172,7 @@ def run(
 
         resources = reporting.Resources(total=config.meta_steps)
         step = done
-        stack.enter_context(_step_told(lambda: step, workdir))
+        stack.enter_context(_step_told(lambda: step, checkpoints))
         try:
             if done:
                 keep_best(state)
@@ -221,19 +221,22 @@ class _Stop(Exception):
 
 
 @contextlib.contextmanager
-def _step_told(step: Callable[[], int], workdir: pathlib.Path) -> Iterator[None]:
+def _step_told(
+    step: Callable[[], int], checkpoints: workdir_lib.Checkpoints
+) -> Iterator[None]:
     """Say on stderr at which meta-step a disk that cannot be written ended the run."""
     try:
         yield
     except OSError:
-        kept = workdir_lib.meta_steps_done(workdir)
-        print(
-            f"Stopped at meta-step {step()}; {workdir} goes on from its checkpoint of "
-            f"meta-step {kept}."
-            if kept
-            else f"Stopped at meta-step {step()}, before there was a checkpoint.",
-            file=sys.stderr,
+        with contextlib.suppress(Exception):  # Said already.
+            checkpoints.wait()
+        kept = checkpoints.latest()
+        stands = (
+            "before there was a checkpoint"
+            if kept is None
+            else f"the checkpoint of meta-step {kept} stands"
         )
+        print(f"Stopped at meta-step {step()}; {stands}.", file=sys.stderr)
         raise
 
 

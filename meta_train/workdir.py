@@ -295,6 +295,8 @@ class Checkpoints:
             said = [n for n in _UNWRITABLE if os.strerror(n) in str(error)]
             if not said:
                 raise
+            with contextlib.suppress(Exception):  # One before may be on its way.
+                self._manager.wait_until_finished()
             for partial in self._folder.glob(f"*{_PARTIAL}"):
                 shutil.rmtree(partial, ignore_errors=True)
             raise OSError(said[0], os.strerror(said[0]), str(self._folder)) from error
