@@ -91,20 +91,17 @@ class MetaOptimizerConfig:
         Raises:
           ValueError: If there is none of that name; says the nearest.
         """
-        optimizer = self._hand_designed() or self._learned()
-        entries, norm = self.clips()
-        if self.clip_order == "before":
-            chain = optax.chain(entries, norm, optimizer)
-        else:
-            chain = optax.chain(entries, optimizer, norm)
-        return optax.with_extra_args_support(chain)
+        return self.clipped(self._hand_designed() or self._learned())
 
-    def clips(self) -> tuple[optax.GradientTransformation, ...]:
-        """Clipping of entries, and of the global norm."""
-        entries = optax.identity()
+    def clipped(
+        self, optimizer: optax.GradientTransformation
+    ) -> optax.GradientTransformationExtraArgs:
+        """An optimizer with the clipping that these settings say around it."""
+        clip = optax.clip_by_global_norm(self.clip_norm)
+        order = (clip, optimizer) if self.clip_order == "before" else (optimizer, clip)
         if self.clip_value < math.inf:
-            entries = optax.clip(self.clip_value)
-        return entries, optax.clip_by_global_norm(self.clip_norm)
+            order = (optax.clip(self.clip_value), *order)
+        return optax.with_extra_args_support(optax.chain(*order))
 
     def _hand_designed(self) -> optax.GradientTransformation | None:
         rate, decay = self.schedule(), self.weight_decay

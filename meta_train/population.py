@@ -75,8 +75,8 @@ class Population(trainer.MetaTrainer):
 
         Args:
           population: With M > 0.
-          meta_optimizer_config: Its ``clip_value``, ``clip_norm`` and ``step_factor``,
-            and ``decay_steps`` for rules that must know how long a run is.
+          meta_optimizer_config: What clips, its ``step_factor``, and ``decay_steps``
+            for rules that must know how long a run is; the rest is not read.
           **options: As of :class:`meta_train.trainer.MetaTrainer`.
         """
         super().__init__(meta_optimizer_config=meta_optimizer_config, **options)
@@ -197,14 +197,11 @@ class Population(trainer.MetaTrainer):
         return members, devices.place(jnp.asarray(fitness), put)
 
     def _optimizer_of(self, theta):
-        """The learned optimizer that a member is, clipping what it sees."""
+        """The learned optimizer that a member is, with its steps scaled and clipped."""
         steps = self.rule.options(num_steps=self._meta.decay_steps)
-        return optax.with_extra_args_support(
-            optax.chain(
-                *self._meta.clips(),
-                self.rule.transform(theta, mup=None, **steps),
-                optax.scale(self._meta.step_factor),
-            )
+        learned = self.rule.transform(theta, mup=None, **steps)
+        return self._meta.clipped(
+            optax.chain(learned, optax.scale(self._meta.step_factor))
         )
 
     @functools.cached_property
