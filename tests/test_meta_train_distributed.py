@@ -234,14 +234,15 @@ def test_a_signal_to_one_process_saves_and_stops_all_and_fewer_devices_go_on(
     assert codes == [130, 130], errors
     for error in errors:
         assert "SIGTERM at meta-step" in error
-    done = metrics(tmp_path)[-1]["meta_step"]
-    assert mulo.load(tmp_path / "theta").card["meta_step"] == done
+    before = metrics(tmp_path)
+    done = mulo.load(tmp_path / "theta").card["meta_step"]
+    # The line of a step is written after its probes, which a signal leaves for later.
+    assert done - before[-1]["meta_step"] in (0, 1)
     (told,) = finish([start(tmp_path, "--config.run.meta_steps=9", devices=2)])[1]
     assert f"goes on at meta-step {done} on 2 devices, before on 4" in told
     got, want = metrics(tmp_path), metrics(alone)
     assert [row["meta_step"] for row in got] == [*range(10)]
-    for mine, whole in zip(got[: done + 1], want, strict=False):
-        assert mine == whole
+    assert before == want[: len(before)] == got[: len(before)]
     losses = [[row["meta_loss"] for row in rows[1:9]] for rows in (got, want)]
     np.testing.assert_allclose(*losses, rtol=1e-4)
 

@@ -27,11 +27,11 @@ COMMAND = [
 ]
 
 
-def start(workdir, *arguments):
+def start(workdir, *arguments, **environ):
     return subprocess.Popen(
         [*COMMAND, f"--workdir={workdir}", *arguments],
         cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        env=os.environ | {"JAX_PLATFORMS": "cpu"} | environ,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -88,13 +88,14 @@ def metrics_without_timing(workdir):
     ]
 
 
-def test_a_killed_run_continues_bit_identically(whole, tmp_path):
-    process = start(tmp_path)
-    wait_for(process, tmp_path, 8)
-    process.send_signal(signal.SIGKILL)
-    finish(process)
-    assert process.returncode == -signal.SIGKILL
-    assert len(lines(tmp_path)) < 16  # It was indeed in the middle.
+def test_a_run_killed_twice_continues_bit_identically(whole, tmp_path):
+    for count in (4, 9):
+        process = start(tmp_path)
+        wait_for(process, tmp_path, count)
+        process.send_signal(signal.SIGKILL)
+        finish(process)
+        assert process.returncode == -signal.SIGKILL
+        assert len(lines(tmp_path)) < 16  # It was indeed in the middle.
     code, _, err = finish(start(tmp_path))
     assert code == 0, err
     step, got = state(tmp_path)
@@ -123,6 +124,18 @@ def test_sigterm_saves_and_stops_and_the_run_goes_on(whole, tmp_path):
     done = len(lines(tmp_path))
     assert (tmp_path / "checkpoints" / str(done)).is_dir()
     assert mulo.load(tmp_path / "theta").card["meta_step"] == done
+
+
+def test_programs_compiled_or_found_on_disk_train_the_same(whole, tmp_path):
+    cache, own = tmp_path / "cache", {"JAX_COMPILATION_CACHE_DIR": ""}
+    for name in ("cold", "warm"):
+        workdir = tmp_path / name
+        code, _, err = finish(start(workdir, f"--cache_dir={cache}", **own))
+        assert code == 0, err
+        assert [*cache.glob("*/*")]
+        assert metrics_without_timing(workdir) == metrics_without_timing(whole)
+        theta = "theta/model.safetensors"
+        assert (workdir / theta).read_bytes() == (whole / theta).read_bytes()
 
 
 def test_another_config_is_refused_and_the_keys_named(whole):
