@@ -8,136 +8,154 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers.contract_parts import BY_ROLE, BY_SHAPE, FEW, NAMES, SCALINGS, draw, make
+from helpers.contract_parts import (
+    BY_ROLE,
+    BY_SHAPE,
+    FEW,
+    NAMES,
+    SCALINGS,
+    SHAPES,
+    draw,
+    make,
+)
 
 import mulo
 from mulo import mup
 
-
-@pytest.fixture(params=NAMES)
-def tx(request):
-    return make(request.param)
+ALL = tuple(SHAPES)
 
 
-@pytest.fixture(params=NAMES)
-def tx_of_few(request):
-    """For a matrix and a vector, where much is compiled."""
-    return make(request.param, {name: SCALINGS[name] for name in FEW})
+@functools.cache
+def compiled(name, names, parametrization):
+    """A transformation compiled once for all tests, and a list as long as its traces.
+
+    It donates its states.
+    """
+    scalings = {leaf: SCALINGS[leaf] for leaf in names}
+    tx, traces = make(name, scalings if parametrization == "mup" else None), []
+
+    @functools.partial(jax.jit, donate_argnames="state")
+    def update(grads, state, params, **extra):
+        traces.append(name)
+        return tx.update(grads, state, params, **extra)
+
+    return optax.GradientTransformationExtraArgs(tx.init, update), traces
 
 
 @pytest.mark.parametrize(
-    ("parametrization", "dtype"), [("standard", "bfloat16"), ("mup", "float32")]
+    ("parametrization", "dtype", "names"),
+    [
+        ("standard", "bfloat16", ("scalar", "b", "w", "conv")),
+        ("mup", "float32", ALL),
+    ],
 )
 @pytest.mark.parametrize("name", NAMES)
-def test_shapes_dtypes_and_state_are_kept_in_a_scan(name, parametrization, dtype):
-    tx = make(name, SCALINGS if parametrization == "mup" else None)
-    params = draw(0, dtype)
+def test_shapes_dtypes_and_state_are_kept_in_a_scan(
+    name, parametrization, dtype, names
+):
+    tx, _ = compiled(name, names, parametrization)
+    params = draw(0, dtype, names)
     grads = jax.tree.map(jnp.sin, params)
 
-    @jax.jit
-    def run(params, state):
-        def step(carry, _):
-            params, state = carry
-            updates, state = tx.update(grads, state, params, value=1.0)
-            return (optax.apply_updates(params, updates), state), updates
+    def step(carry, _):
+        params, state = carry
+        updates, state = tx.update(grads, state, params, value=1.0)
+        return (optax.apply_updates(params, updates), state), updates
 
-        return jax.lax.scan(step, (params, state), length=3)
-
-    (new, state), updates = run(params, tx.init(params))
+    new, state = carry = params, tx.init(params)
+    structure = jax.tree.structure(state)
+    # Refused if not of the types they had.
+    jax.eval_shape(lambda carry: jax.lax.scan(step, carry, length=3), carry)
+    for _ in range(3):
+        (new, state), updates = step((new, state), None)
+        for leaf, p in params.items():
+            assert updates[leaf].dtype == p.dtype
     for leaf, p in params.items():
         assert new[leaf].shape == p.shape
         assert new[leaf].dtype == p.dtype
-        assert updates[leaf].dtype == p.dtype
         assert np.all(np.isfinite(np.asarray(new[leaf], np.float32)))
         assert np.any(np.asarray(updates[leaf], np.float32) != 0)
-    assert jax.tree.structure(state) == jax.tree.structure(tx.init(params))
+    assert jax.tree.structure(state) == structure
 
 
-def test_the_second_step_does_not_compile_again_and_the_state_can_be_donated(tx):
-    params, traces = draw(0), 0
-
-    @functools.partial(jax.jit, donate_argnames="state")
-    def step(grads, state, params):
-        nonlocal traces
-        traces += 1
-        updates, state = tx.update(grads, state, params, value=1.0)
-        return optax.apply_updates(params, updates), state
-
+@pytest.mark.parametrize("name", NAMES)
+def test_the_second_step_does_not_compile_again_and_the_state_can_be_donated(name):
+    tx, traces = compiled(name, ALL, "mup")
+    params = draw(0)
     state = tx.init(params)
     for _ in range(3):
-        params, state = step(params, state, params)
-    assert traces == 1
-    step(params, tx.init(params), params)  # Theta was not donated along.
+        updates, state = tx.update(params, state, params, value=1.0)
+        params = optax.apply_updates(params, updates)
+    assert len(traces) == 1  # By all tests: these trees are of the same types.
+    tx.update(
+        params, tx.init(params), params, value=1.0
+    )  # Theta was not donated along.
 
 
-def test_jit_and_eager_agree_and_unknown_keyword_arguments_are_ignored(tx_of_few):
-    tx = tx_of_few
+@pytest.mark.parametrize("name", NAMES)
+def test_jit_and_eager_agree_and_unknown_keyword_arguments_are_ignored(name):
+    tx, _ = compiled(name, FEW, "mup")
     params, grads = draw(0, names=FEW), draw(1, names=FEW)
-    eager, _ = tx.update(grads, tx.init(params), params, value=3.0)
-
-    @jax.jit
-    def jitted(grads, state, params):
-        extra = {"grad": grads, "other": "x"}
-        return tx.update(grads, state, params, loss=3.0, **extra)
-
-    got, _ = jitted(grads, tx.init(params), params)
-    for name in params:
-        np.testing.assert_allclose(got[name], eager[name], rtol=2e-4, atol=1e-7)
+    got, _ = tx.update(grads, tx.init(params), params, value=3.0)
+    eager = make(name, {leaf: SCALINGS[leaf] for leaf in FEW})
+    extra = {"grad": grads, "other": "x"}
+    want, _ = eager.update(grads, eager.init(params), params, loss=3.0, **extra)
+    for leaf in params:
+        np.testing.assert_allclose(got[leaf], want[leaf], rtol=2e-4, atol=1e-7)
 
 
-def test_masked_leaves_stay_as_they_are_and_do_not_touch_the_others(tx):
-    params, grads = draw(0), draw(1)
-    mask = {name: name not in ("w", "b") for name in params}
+@pytest.mark.parametrize("name", NAMES)
+def test_masked_leaves_stay_as_they_are_and_do_not_touch_the_others(name):
+    names = ("scalar", "b", "w", "out")
+    tx, _ = compiled(name, names, "mup")
+    params, grads = draw(0, names=names), draw(1, names=names)
+    mask = {leaf: leaf not in ("w", "b") for leaf in names}
     masked = optax.masked(tx, mask)
-    update = jax.jit(lambda *args: masked.update(*args, value=1.0))
-    got, state = update(grads, masked.init(params), params)
-    got, state = update(grads, state, params)
+    got, state = masked.update(grads, masked.init(params), params, value=1.0)
+    got, state = masked.update(grads, state, params, value=1.0)
+
     # What it would do with the others alone, which is what masking means.
-    others = {name: optax.MaskedNode() if not mask[name] else None for name in params}
-
     def keep(tree):
-        return {k: x if others[k] is None else others[k] for k, x in tree.items()}
+        return {k: x if mask[k] else optax.MaskedNode() for k, x in tree.items()}
 
-    alone = jax.jit(lambda *args: tx.update(*args, value=1.0))
-    want, inner = alone(keep(grads), tx.init(keep(params)), keep(params))
-    want, inner = alone(keep(grads), inner, keep(params))
-    for name in params:
-        if mask[name]:
-            np.testing.assert_allclose(got[name], want[name], rtol=1e-4, atol=1e-7)
+    alone = keep(grads), tx.init(keep(params)), keep(params)
+    want, inner = tx.update(*alone, value=1.0)
+    want, inner = tx.update(keep(grads), inner, keep(params), value=1.0)
+    for leaf in params:
+        if mask[leaf]:
+            np.testing.assert_allclose(got[leaf], want[leaf], rtol=1e-4, atol=1e-7)
         else:
-            np.testing.assert_array_equal(got[name], grads[name])
-            assert want[name] == optax.MaskedNode()
+            np.testing.assert_array_equal(got[leaf], grads[leaf])
+            assert want[leaf] == optax.MaskedNode()
 
 
-def test_chain_multisteps_and_inject_hyperparams_wrap_it(tx_of_few):
+@pytest.mark.parametrize("name", NAMES)
+def test_chain_multisteps_and_inject_hyperparams_wrap_it(name):
+    tx, _ = compiled(name, FEW, "mup")
     params, grads = draw(0, names=FEW), draw(1, names=FEW)
 
     def steps(tx):
         """The updates of two steps."""
+        state = tx.init(params)
+        first, state = tx.update(grads, state, params, value=1.0)
+        return first, tx.update(grads, state, params, value=1.0)[0]
 
-        @jax.jit
-        def run(params):
-            state = tx.init(params)
-            first, state = tx.update(grads, state, params, value=1.0)
-            return first, tx.update(grads, state, params, value=1.0)[0]
-
-        return run(params)
-
-    tx = tx_of_few
     direct, second = steps(tx)
     halves = steps(optax.chain(optax.clip_by_global_norm(1e9), tx, optax.scale(0.5)))
-    nothing, whole = steps(optax.MultiSteps(tx, every_k_schedule=2))
+    multi = optax.MultiSteps(tx, every_k_schedule=2)
+    update = jax.jit(multi.update)  # It makes new functions for a cond at every step.
+    nothing, whole = steps(optax.GradientTransformationExtraArgs(multi.init, update))
 
     def scaled(scale):
         return optax.chain(tx, optax.scale(scale))
 
     quarters = steps(optax.inject_hyperparams(scaled)(scale=0.25))
-    for name in params:
-        np.testing.assert_allclose(halves[0][name], 0.5 * direct[name], 1e-4, 1e-8)
-        np.testing.assert_allclose(halves[1][name], 0.5 * second[name], 1e-4, 1e-8)
-        np.testing.assert_array_equal(nothing[name], 0.0)
-        np.testing.assert_allclose(whole[name], direct[name], rtol=1e-4, atol=1e-7)
-        np.testing.assert_allclose(quarters[0][name], 0.25 * direct[name], 1e-4, 1e-8)
+    for leaf in params:
+        np.testing.assert_allclose(halves[0][leaf], 0.5 * direct[leaf], 1e-4, 1e-8)
+        np.testing.assert_allclose(halves[1][leaf], 0.5 * second[leaf], 1e-4, 1e-8)
+        np.testing.assert_array_equal(nothing[leaf], 0.0)
+        np.testing.assert_allclose(whole[leaf], direct[leaf], rtol=1e-4, atol=1e-7)
+        np.testing.assert_allclose(quarters[0][leaf], 0.25 * direct[leaf], 1e-4, 1e-8)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -173,10 +191,10 @@ def test_where_all_multipliers_are_one_the_mup_form_is_the_standard_form(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_entry_that_is_no_number_does_what_the_registry_says(name):
-    tx = make(name, None)
+    tx, _ = compiled(name, ALL, "mup")
     params, grads = draw(0), draw(1)
     bad = grads | {"w": grads["w"].at[0, 1].set(jnp.nan)}
-    update = jax.jit(lambda *args: tx.update(*args, value=1.0))
+    update = functools.partial(tx.update, value=1.0)
     _, state = update(grads, tx.init(params), params)  # SOAP's first step is skipped.
     got, after = update(bad, state, params)
     later, _ = update(grads, after, params)
