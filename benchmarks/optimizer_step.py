@@ -136,8 +136,8 @@ class Side:
     def __init__(self, name: str, shapes: Shapes, sizes: Mapping[str, Any]):
         """Compile, and make the state."""
         init, update = optimizer(name, sizes)
-        self._params = _draw(shapes, 1, 0.1)
-        self._grads = _draw(shapes, 2, 1e-3)
+        self._params = draw(shapes, 1, 0.1)
+        self._grads = draw(shapes, 2, 1e-3)
         start = time.perf_counter()
         self._state = jax.jit(init)(self._params)
         self._step = jax.jit(update, donate_argnums=1)
@@ -269,7 +269,8 @@ def _flat(tree: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
 
 
-def _draw(shapes: Shapes, seed: int, scale: float) -> Any:
+def draw(shapes: Shapes, seed: int, scale: float) -> Any:
+    """Draw arrays of these shapes, normal."""
     leaves, treedef = jax.tree.flatten(shapes)
     keys = jax.random.split(jax.random.key(seed), len(leaves))
     draws = [

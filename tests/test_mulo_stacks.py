@@ -1,4 +1,5 @@
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -57,10 +58,13 @@ def drawn_theta(rule):
     )
 
 
+@pytest.mark.parametrize("large", [False, True])
 @pytest.mark.parametrize("name", RULES)
-def test_tensors_of_one_shape_are_stepped_as_each_on_its_own(name, monkeypatch):
+def test_tensors_of_one_shape_are_stepped_as_each_on_its_own(name, large, monkeypatch):
     rule, params = RULES[name], tree(0)
     theta = drawn_theta(rule)
+    if large:
+        monkeypatch.setattr(stacks, "_MAX_SIZE", 4)
     together = two_steps(rule, theta, params, jax.jit)
     monkeypatch.setattr(stacks, "_MIN_COUNT", 99)
     alone = two_steps(rule, theta, params, jax.jit)
@@ -70,8 +74,27 @@ def test_tensors_of_one_shape_are_stepped_as_each_on_its_own(name, monkeypatch):
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(4, 8), (80, 80)])
+@pytest.mark.parametrize("name", RULES)
+def test_a_program_hardly_grows_with_the_number_of_tensors(name, shape):
+    rule = RULES[name]
+    theta = drawn_theta(rule)
+
+    def operations(count):
+        params = [jnp.zeros(shape)] * count
+        steps = {"num_steps": 100} if "num_steps" in rule_arguments(rule) else {}
+        tx = rule.transform(theta, **steps)
+        update = jax.jit(lambda g, s, p: tx.update(g, s, p, value=jnp.ones(())))
+        state = jax.eval_shape(tx.init, params)
+        text = update.lower(params, state, params).as_text()
+        return sum("stablehlo." in line for line in text.splitlines())
+
+    assert operations(9) - operations(5) < 4 * 80
+
+
 def stack_of(count, shape=(2,)):
-    arrays = list(np.arange(count * 2.0).reshape(count, *shape))
+    size = count * math.prod(shape)
+    arrays = list(np.arange(size, dtype=np.float32).reshape(count, *shape))
     states = [{"s": x + 100} for x in arrays]
     (stack,) = stacks.stacks(arrays, arrays, states, range(count))
     return stack
@@ -84,22 +107,46 @@ def test_a_stack_stepped_in_turns_keeps_its_order_and_length(count, at_once):
         return grad + param + state["s"], own
 
     stack = stack_of(count)
-    got, own = stacks.update(one, stack, np.arange(count), at_once=at_once)
-    np.testing.assert_array_equal(got, 3 * stack.grads + 100)
-    np.testing.assert_array_equal(own, np.arange(count))
+    outs = stacks.update(one, stack, np.arange(count), at_once=at_once)
+    np.testing.assert_array_equal([x for x, _ in outs], 3 * stack.grads + 100)
+    np.testing.assert_array_equal([own for _, own in outs], np.arange(count))
 
 
-def test_few_or_large_tensors_are_left_alone():
+def test_large_tensors_are_stepped_in_turn_where_they_are():
+    arrays = np.arange(5.0 * (stacks._MAX_SIZE + 1), dtype=np.float32).reshape(5, -1)
+    tensors = tuple((x, x, {"s": x + 100}) for x in arrays)
+    stack = stacks.Stack(tuple(range(5)), tensors)
+
+    def one(grad, param, state, own):
+        return grad + param + state["s"], own
+
+    program = jax.make_jaxpr(lambda x: stacks.update(one, stack, x))(np.arange(5))
+    assert "concatenate" not in str(program)
+    outs = stacks.update(one, stack, np.arange(5))
+    np.testing.assert_array_equal([x for x, _ in outs], 3 * arrays + 100)
+    np.testing.assert_array_equal([own for _, own in outs], np.arange(5))
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_few_tensors_are_left_alone_and_large_ones_on_devices(devices, monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: devices)
     large = stacks._MAX_SIZE + 1
 
     def positions(sizes):
-        arrays = [np.zeros(n, np.float32) for n in sizes]
-        stacked = stacks.stacks(arrays, arrays, arrays, range(len(arrays)))
-        return [stack.positions for stack in stacked]
+        found = []
+
+        def sort(arrays):
+            stacked = stacks.stacks(arrays, arrays, arrays, range(len(arrays)))
+            found.extend(stack.positions for stack in stacked)
+            return arrays
+
+        jax.eval_shape(sort, [np.zeros(n, np.float32) for n in sizes])
+        return found
 
     assert positions([2, 3, 2, 2, 2]) == [(0, 2, 3, 4), (1,)]
     assert positions([2, 2, 2]) == [(0,), (1,), (2,)]
-    assert positions([large] * 4) == [(0,), (1,), (2,), (3,)]
+    apart = [(0,), (1,), (2,), (3,)]
+    assert positions([large] * 4) == ([(0, 1, 2, 3)] if devices == 1 else apart)
 
 
 def test_matrices_seen_in_different_ways_are_kept_apart():

@@ -203,7 +203,9 @@ class Celo(Rule):
                     direction = direction * network_lib.scale_of(param)
                 return factor * direction, new
 
-            steps, leaves = stacks_lib.Leaves(updates, params, state.leaves).step(step)
+            steps, leaves = stacks_lib.Leaves(updates, params, state.leaves).step(
+                step, before=stepper.moments
+            )
             steps = stacks_lib.finish(updates, steps, multipliers(updates))
             count = optax.safe_increment(state.count)
             return steps, CeloState(count, leaves, schedule)

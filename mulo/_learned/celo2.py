@@ -231,7 +231,9 @@ class Celo2(Rule):
             leaves = stacks_lib.Leaves(
                 updates, params, state.leaves, _views(updates, mup)
             )
-            steps, leaves = leaves.step(step, vectors=step_vectors)
+            steps, leaves = leaves.step(
+                step, before=stepper.moments, vectors=step_vectors
+            )
             steps = jax.tree.map(lambda g, x: x.astype(g.dtype), updates, steps)
             return steps, Celo2State(leaves)
 

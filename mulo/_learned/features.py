@@ -123,26 +123,42 @@ VELO = Form(vector_eps=0.0)
 CELO2 = Form(rms_eps=1e-8, vector_eps=None, norm_eps=1e-9, by_matrix=True)
 
 
-def accumulate(
+def moments(form: Form, decays: Decays, grad: jax.Array, state: LeafState) -> LeafState:
+    """Take one gradient into the moments of single entries.
+
+    Args:
+      form: The rule's.
+      decays: Decay rates per step.
+      grad: Gradient of any shape, floating.
+      state: Accumulators.
+
+    Returns:
+      Accumulators with a new momentum and second moment.
+    """
+    grad = _read(form, grad)
+    decay = decays.momentum.reshape(-1, *(1,) * grad.ndim)
+    momentum = _ema(decay, state.momentum, grad[None])
+    decay = decays.rms.reshape((1,) * grad.ndim)
+    rms = _ema(decay, state.rms, jnp.square(grad))
+    return state._replace(momentum=momentum, rms=rms)
+
+
+def factored(
     form: Form, decays: Decays, grad: jax.Array, param: jax.Array, state: LeafState
 ) -> tuple[jax.Array, jax.Array, LeafState]:
-    """Take in one gradient.
+    """Take one gradient into the factored second moments.
 
     Args:
       form: The rule's.
       decays: Decay rates per step.
       grad: Gradient of a vector, or of an array of more axes, floating.
       param: As grad.
-      state: Accumulators.
+      state: Accumulators, with new `moments`.
 
     Returns:
       Gradient and parameters in float32, and new accumulators.
     """
-    grad = clean(grad) if form.cleans else jnp.asarray(grad, jnp.float32)
-    decay = decays.momentum.reshape(-1, *(1,) * grad.ndim)
-    momentum = _ema(decay, state.momentum, grad[None])
-    decay = decays.rms.reshape((1,) * grad.ndim)
-    rms = _ema(decay, state.rms, jnp.square(grad))
+    grad = _read(form, grad)
     decay = decays.adafactor.reshape(-1, *(1,) * (state.along_a.ndim - 1))
     factoring = Factoring.of(grad.shape)
     if factoring is None:
@@ -152,11 +168,12 @@ def accumulate(
         square = jnp.square(factoring.split(grad)) + 1e-30
         along_a = _ema(decay, state.along_a, jnp.mean(square, axis=2)[None])
         along_b = _ema(decay, state.along_b, jnp.mean(square, axis=1)[None])
-    return (
-        grad,
-        jnp.asarray(param, jnp.float32),
-        LeafState(momentum, rms, along_a, along_b),
-    )
+    state = state._replace(along_a=along_a, along_b=along_b)
+    return grad, jnp.asarray(param, jnp.float32), state
+
+
+def _read(form, grad):
+    return clean(grad) if form.cleans else jnp.asarray(grad, jnp.float32)
 
 
 class Matrices(NamedTuple):

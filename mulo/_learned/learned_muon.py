@@ -321,12 +321,9 @@ class LearnedMuon(Rule):
                         self, theta, corrections, kind, grad, param, leaf
                     )
 
-                out = stacks_lib.update(one, stack)
-                for row, i in enumerate(stack.positions):
-                    directions[i], signals[i], new_states[i] = jax.tree.map(
-                        lambda x, row=row: jax.lax.index_in_dim(x, row, keepdims=False),
-                        out,
-                    )
+                outs = stacks_lib.update(one, stack)
+                for i, out in zip(stack.positions, outs, strict=True):
+                    directions[i], signals[i], new_states[i] = out
             if positions:
                 rates, decays = schedule_lib.rates(
                     self,
@@ -336,10 +333,11 @@ class LearnedMuon(Rule):
                     jnp.stack([signals[i] for i in positions]),
                     [kinds[i].role for i in positions],
                 )
-                for row, i in enumerate(positions):
-                    step = -rates[row] * directions[i]
-                    if decays is not None:
-                        step -= decays[row] * jnp.asarray(values[i], jnp.float32)
+                sizes = stacks_lib.apart((rates, decays), len(positions))
+                for i, (rate, decay) in zip(positions, sizes, strict=True):
+                    step = -rate * directions[i]
+                    if decay is not None:
+                        step -= decay * jnp.asarray(values[i], jnp.float32)
                     directions[i] = step.astype(jnp.result_type(grads[i]))
             return treedef.unflatten(directions), LearnedMuonState(
                 count,

@@ -65,27 +65,30 @@ class Stepper:
     def _num_outputs(self):
         return 1 if self.exp_mult is None else 2
 
+    def moments(self, grad: jax.Array, state: LeafState) -> LeafState:
+        """What one gradient makes of the moments of single entries."""
+        return features.moments(self.form, self.decays, grad, state)
+
     def step(
         self, grad: jax.Array, param: jax.Array, state: LeafState
-    ) -> tuple[jax.Array, LeafState]:
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """One step on one array.
 
         Args:
           grad: Gradient, floating.
           param: Parameters, as grad.
-          state: Accumulators.
+          state: Accumulators, with new `moments`.
 
         Returns:
-          The network's answer of shape ``grad.shape``, float32, and the new state.
+          The network's answer of shape ``grad.shape``, float32, and the accumulators
+          that are new by now.
         """
         factoring = Factoring.of(jnp.shape(grad))
         if factoring is None:
             (out,), (new,) = self.vectors([grad], [param], [state])
             return out, new
         matrices = features.Matrices(grad.shape, factoring, self.form.by_matrix)
-        grad, param, new = features.accumulate(
-            self.form, self.decays, grad, param, state
-        )
+        grad, param, new = features.factored(self.form, self.decays, grad, param, state)
         arrays = tuple(matrices.split(x) for x in (grad, param, new.momentum, new.rms))
         stats, factors = matrices.sides(new)
         bias = self.network.bias.reshape(-1, 1, 1, 1)
@@ -98,7 +101,7 @@ class Stepper:
         # Normalizers of single matrices would make weights of single matrices.
         small = self.is_small or self.form.by_matrix
         run = self._in_scalars if small else self._in_matrices
-        return matrices.merge(run(arrays, factors, shares)), new
+        return matrices.merge(run(arrays, factors, shares)), _renewed(new)
 
     def _share(self, stats, *groups):
         """First-layer share of row or column groups (M, K, A, B): (H, K, A, B)."""
@@ -154,7 +157,7 @@ class Stepper:
             features.matrix_planes(self.form, *made_of), self._read_together(groups)
         )
         axes = 2 if self.form.by_matrix else (1, 2)
-        mean_square = jnp.mean(jnp.stack(by_row), axes, keepdims=True)
+        mean_square = jnp.mean(by_row, axes, keepdims=True)
         scale = self.form.inverse_rms(mean_square)[:, None, :, :, None]
         return self._weights(groups)[:, :, None, None, None] * scale
 
@@ -166,16 +169,16 @@ class Stepper:
         Args:
           grads: Gradients, a list of floating arrays of at most one axis.
           params: Parameters, as grads.
-          states: Accumulators, one per array.
+          states: Accumulators, one per array, with new `moments`.
 
         Returns:
-          Lists of the network's answers, float32, and of new states.
+          Lists of the network's answers, float32, and of new accumulators.
         """
         return long_vectors.in_chunks(self._long_vector, grads, params, states)
 
     def _long_vector(self, grads, params, states):
         layout = long_vectors.Layout(grads)
-        g, p, new = features.accumulate(
+        g, p, new = features.factored(
             self.form,
             self.decays,
             layout.join(grads),
@@ -217,7 +220,7 @@ class Stepper:
         else:
             weights = weights * self.form.inverse_rms(mean_squares(*arrays))[:, None]
             out = run(planes_of(*scalar_network.made_anew(arrays)), weights)
-        return layout.split(out), layout.split_states(new)
+        return layout.split(out), [_renewed(x) for x in layout.split_states(new)]
 
     def _weights(self, groups):
         """Rows of the first layer, (F, H)."""
@@ -265,3 +268,7 @@ class Stepper:
             return outputs[0]
         direction, magnitude = outputs
         return direction * jnp.exp(self.exp_mult * magnitude)
+
+
+def _renewed(state):
+    return {"along_a": state.along_a, "along_b": state.along_b}

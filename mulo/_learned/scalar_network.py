@@ -18,8 +18,8 @@ _ROW = 256  # Entries of a vector in a running sum.
 
 def row_mean_squares(
     arrays: Sequence[jax.Array], together: Sequence[Sequence[int]]
-) -> list[jax.Array]:
-    """Mean square of each array over its last axis.
+) -> jax.Array:
+    """Mean square of each of F arrays over its last axis.
 
     Means of several arrays in one reduction read what the arrays are made of once and
     never write the arrays themselves; rows first, because a single running sum would
@@ -31,14 +31,13 @@ def row_mean_squares(
         same accumulators; about six at a time are fastest on CPUs. Every position once.
 
     Returns:
-      Arrays of shape (…).
+      shape=(F, …).
     """
-    means: dict[int, jax.Array] = {}
+    sums: dict[int, jax.Array] = {}
     for positions in together:
-        sums = _row_sums(*(jnp.square(arrays[i]) for i in positions))
-        for i, x in zip(positions, sums, strict=True):
-            means[i] = x / arrays[i].shape[-1]
-    return [means[i] for i in range(len(arrays))]
+        squares = (jnp.square(arrays[i]) for i in positions)
+        sums |= zip(positions, _row_sums(*squares), strict=True)
+    return jnp.stack([sums[i] for i in range(len(arrays))]) / arrays[0].shape[-1]
 
 
 def mean_squares(
@@ -50,11 +49,11 @@ def mean_squares(
     sums = []
     if whole:
         rows = [x[:whole].reshape(-1, _ROW) for x in vectors]
-        by_row = jnp.stack(row_mean_squares(rows, together))
+        by_row = row_mean_squares(rows, together)
         sums.append(jnp.sum(by_row, axis=1) * _ROW)
     if whole < size:
         rest = [x[whole:] for x in vectors]
-        by_row = jnp.stack(row_mean_squares(rest, together))
+        by_row = row_mean_squares(rest, together)
         sums.append(by_row * (size - whole))
     return jnp.sum(jnp.stack(sums), axis=0) / size
 

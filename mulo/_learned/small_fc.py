@@ -206,7 +206,10 @@ class SmallFC(Rule):
             )
             leaves = stacks_lib.Leaves(updates, params, state.leaves)
             steps, leaves = leaves.step(
-                stepper.step, vectors=stepper.vectors, at_once=stepper.at_once
+                stepper.step,
+                before=stepper.moments,
+                vectors=stepper.vectors,
+                at_once=stepper.at_once,
             )
             factors = jax.tree.map(lambda x: -self.step_mult * x, multipliers(updates))
             return stacks_lib.finish(updates, steps, factors), SmallFCState(

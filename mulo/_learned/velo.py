@@ -18,6 +18,7 @@ References:
 """
 
 import dataclasses
+import functools
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -241,7 +242,12 @@ class VeLO(Rule):
                     factor = factor * network_lib.scale_of(param)
                 return direction * factor, new
 
-            steps, leaves = leaves.step(step, networks, sizes)
+            steps, leaves = leaves.step(
+                step,
+                networks,
+                sizes,
+                before=functools.partial(bank.moments, bank.VELO, decays),
+            )
             steps = stacks_lib.finish(updates, steps, multipliers(updates))
             return steps, VeLOState(count, leaves, new_loss, *memory)
 
