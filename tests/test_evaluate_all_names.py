@@ -16,7 +16,9 @@ NAMES = tuple(names.SPECS)
 # These compile for long, and their forms under μP, which are swept, are the same
 # program with other multipliers. Their updates: tests/test_evaluate_optimizers.py.
 SLOW = {"elo", "velo", "celo", "lstm_ff"}
+# One parametrization after the other: what depends on the task is compiled twice then.
 SWEPT = tuple(name for name in NAMES if name not in SLOW)
+SWEPT = tuple(sorted(SWEPT, key=lambda name: names.get(name).standard))
 # The theta that random ones get makes these one and the same rule.
 TWINS = {
     "mu_small_fc": "mulo",
