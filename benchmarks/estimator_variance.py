@@ -55,11 +55,10 @@ class InfluenceBalancing:
         arrays: Any,
         num_steps: int,
         length: Any = None,
-        *,
-        remat: bool = False,
+        **options: Any,
     ) -> tuple[unroll.InnerState, jax.Array]:
         """Do ``num_steps`` steps: the state after, losses (S,)."""
-        del key, arrays, length, remat
+        del key, arrays, length, options
         drive = jnp.where(jnp.arange(_STATES) < _UP, theta["v"][0], -theta["v"][0])
 
         def step(x, _):

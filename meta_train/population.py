@@ -6,7 +6,9 @@ by the first's). Every few meta-steps the half with the larger objective is repl
 copies of the other half, slightly perturbed: at first that is all there is to get
 better by, until members get good enough at training to make others better.
 
-All members draw the same pairs, lengths and data, so that they are compared fairly.
+All members draw the same pairs, lengths and data, so that they are compared fairly (but
+that the pairs of a member whose runs diverge begin anew earlier). Metrics are those of
+the member that is the best at the time, unless they say otherwise.
 
 Reference: Metz, Freeman, Maheswaranathan, Sohl-Dickstein, `Training Learned Optimizers
 with Randomly Initialized Learned Optimizers <https://arxiv.org/abs/2101.07367>`_, 2021.
@@ -26,7 +28,8 @@ import optax
 
 from meta_train import devices, meta_optimizer, trainer
 
-_SELECTION_KEY = 1  # Folded into a meta-step's key to draw perturbations.
+# Folded into a meta-step's key to draw perturbations; families have the small numbers.
+_SELECTION_KEY = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -218,6 +221,7 @@ class Population(trainer.MetaTrainer):
         def rate(meta_step, fitness, told):
             new = jnp.stack([m["objective"] for m in told])
             lost = ~jnp.isfinite(jnp.stack([m["theta_norm"] for m in told]))
+            lost |= ~jnp.isfinite(new)
             new = jnp.where(lost, jnp.finfo(jnp.float32).max, new)
             # A plain mean at first, exponential once it has had enough.
             count = jnp.minimum(meta_step + 1, self._config.every_steps)
@@ -228,16 +232,16 @@ class Population(trainer.MetaTrainer):
     @functools.cached_property
     def _step_member(self):
         def step(theta, opt_state, other, square, meta_step, grads, families):
-            grad, square, norms = self._average(grads, square, meta_step)
+            grad, new_square, norms = self._average(grads, square, meta_step)
             new, new_state, metrics = self._move(
                 self._optimizer_of(other), theta, opt_state, grad, families
             )
             # A member that is lost must not take along the one that it trains.
             kept = jnp.isfinite(metrics["theta_norm"])
-            theta, opt_state = jax.tree.map(
+            theta, opt_state, square = jax.tree.map(
                 lambda a, b: jnp.where(kept, a, b),
-                (new, new_state),
-                (theta, opt_state),
+                (new, new_state, new_square),
+                (theta, opt_state, square),
             )
             metrics["theta_norm"] = optax.tree.norm(theta)
             metrics |= self._family_metrics(families, norms)

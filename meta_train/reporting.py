@@ -1,6 +1,7 @@
 """What a run tells: metrics.jsonl, a progress bar, TensorBoard and W&B on request."""
 
 import collections
+import hashlib
 import json
 import math
 import os
@@ -185,8 +186,10 @@ class WandB:
             raise ValueError(
                 "report.wandb needs an extra: pip install 'mulo[wandb]'."
             ) from error
+        digest = hashlib.sha256(str(workdir.resolve()).encode()).hexdigest()
+        run_id = f"{workdir.name}-{digest[:8]}"  # Others may have the same name.
         self._run = wandb.init(
-            dir=str(workdir), config=dict(config), id=workdir.name, resume="allow"
+            dir=str(workdir), config=dict(config), id=run_id, resume="allow"
         )
 
     def write(self, metrics: Mapping[str, Any]) -> None:

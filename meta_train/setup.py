@@ -47,7 +47,10 @@ def build(config: Mapping[str, Any]) -> trainer.MetaTrainer:
     imitated = imitation.ImitationConfig(**config["imitation"])
     meta = meta_optimizer.MetaOptimizerConfig(**config["meta_optimizer"])
     meta.make()
+    goal = objective.ObjectiveConfig(**config["objective"])
+    population = population_lib.PopulationConfig(**config["population"])
     names = task_names(config)
+    estimator_configs = _estimator_configs(config, names)
     augment = augmentation.AugmentConfig(**config["augment"])
     families = [
         augmentation.family(
@@ -84,17 +87,16 @@ def build(config: Mapping[str, Any]) -> trainer.MetaTrainer:
                 f"{inner.family.task.name!r}, or no early loss tells anything; got "
                 f"{config['loss_ceiling']}."
             )
-    population = population_lib.PopulationConfig(**config["population"])
     make: Any = trainer.MetaTrainer
     if population.size:
         make = functools.partial(population_lib.Population, population=population)
     return make(
         rule=rule,
         inners=inners,
-        estimator_config=_estimator_configs(config, names),
+        estimator_config=estimator_configs,
         meta_optimizer_config=meta,
         seed=config["run"]["seed"],
-        objective=objective.ObjectiveConfig(**config["objective"]),
+        objective=goal,
         normalize_grads=config["normalize_grads"],
         task_clip_norm=config["task_clip_norm"],
         probes=_probes(config, rule),

@@ -87,7 +87,8 @@ class Inner:
         length: jax.Array | None = None,
         valid_arrays: tasks.base.Arrays | None = None,
         *,
-        imitated: jax.typing.ArrayLike = 0.0,
+        begins: jax.Array | None = None,
+        imitated: jax.Array | float = 0.0,
         remat: bool = False,
     ) -> tuple[InnerState, jax.Array]:
         """Train for ``num_steps``.
@@ -101,6 +102,8 @@ class Inner:
           length: Inner steps of the whole run, shape=(), int32, the same in every call;
             for rules that must know how long a run is, not used by others.
           valid_arrays: The validation split, to have its losses as well.
+          begins: Whether the run is at its start, shape=(), bool: the optimizer's state
+            is then made by this theta, which may not be the one of `init`.
           imitated: Share of the imitation that is left, shape=(), if there is one.
           remat: Do each step again when differentiated: memory for states only.
 
@@ -112,6 +115,13 @@ class Inner:
         """
         transform = self._transform(theta, length)
         task = self.family.at(state.task_params)
+        if begins is not None:
+            opt_state = jax.tree.map(
+                lambda new, old: jnp.where(begins, new, old),
+                transform.init(state.params),
+                state.opt_state,
+            )
+            state = dataclasses.replace(state, opt_state=opt_state)
 
         def step(state, key):
             data_key, loss_key = jax.random.split(key)
@@ -127,8 +137,11 @@ class Inner:
                 )
                 away = imitation_lib.distance(updates, advice)
                 share = self.imitation.expert_share * imitated
+                # Without a share nothing of the expert is left, NaN included.
                 updates = jax.tree.map(
-                    lambda u, e: u + share * (e - u), updates, advice
+                    lambda u, e: jnp.where(share > 0.0, u + share * (e - u), u),
+                    updates,
+                    advice,
                 )
             params = optax.apply_updates(state.params, updates)
             if valid_arrays is not None:
@@ -139,7 +152,8 @@ class Inner:
                 counts = task.loss(state.params, loss_key, batch)
             if self.imitation.expert:
                 weight = self.imitation.weight * imitated
-                counts = counts + weight * (away - counts)
+                mixed = counts + weight * (away - counts)
+                counts = jnp.where(weight > 0.0, mixed, counts)
             if counts is not loss:
                 loss = jnp.stack([loss, counts])
             loss = jnp.where(jnp.isfinite(loss), loss, self.loss_ceiling)

@@ -273,8 +273,9 @@ def test_the_analytic_part_of_a_diverged_run_counts_as_zero():
         est = make(name, Exploding())
         state = est.init(THETA, jax.random.key(0))
         told = jax.jit(est._advance_all)(
-            THETA, state, jax.random.key(1), ({},), jnp.int32(12)
+            THETA, state, jax.random.key(1), (({},), None), jnp.int32(12)
         )[1]
+        assert np.all(told.diverged)
         np.testing.assert_array_equal(told.analytic["v"], 0.0)
 
 
@@ -285,6 +286,10 @@ def test_the_analytic_part_of_a_diverged_run_counts_as_zero():
         ({"loss_diff": "sing"}, "must be one of value, sign, .* Did you mean 'sign'"),
         ({"winsorize_frac": 1.0}, r"winsorize_frac must lie in \[0, 1\), got 1.0"),
         ({"noise_period": 0}, "estimator.noise_period must be >= 1, got 0"),
+        ({"curriculum": (100, 2000)}, r"pairs of \(meta-step, longest run\), like"),
+        ({"winsorize_frac": 0.1}, "0.1 of 8 pairs is less than one"),
+        ({"name": "full_es", "restart_prob": 0.5}, "needs pairs that go on, full_es"),
+        ({"name": "pes_a", "loss_diff": "sign"}, 'must be "value" for pes_a'),
         ({"restart_prob": 1.5}, r"restart_prob must lie in \[0, 1\], got 1.5"),
         ({"restart_slack": -1.0}, "restart_slack must be finite and >= 0 nats, got -1"),
         ({"num_truncs": 0}, "estimator.num_truncs must be >= 1, got 0"),
@@ -336,7 +341,7 @@ def test_every_estimator_meta_trains_a_learned_optimizer():
 class Bump(drift.Drift):
     """Losses rise in the second truncation of a run, and fall after it."""
 
-    def unroll(self, theta, state, key, arrays, num_steps, length=None, *, remat=False):
+    def unroll(self, theta, state, key, arrays, num_steps, length=None, **options):
         count = state.opt_state[0] + 1
         state, losses = super().unroll(theta, state, key, arrays, num_steps, length)
         losses = jnp.where(count == 2, 5.0, 1.0) + 0.0 * losses
@@ -384,3 +389,77 @@ def test_without_a_rise_or_by_chance_runs_begin_anew():
             _, state, _ = est.estimate(THETA, state, key, {}, jnp.int32(0))
         np.testing.assert_array_equal(state.step, TRUNC)
         np.testing.assert_array_equal(state.length, STEPS)
+
+
+class Begun(drift.Drift):
+    """The optimizer's state at a run's start is what theta counts for, once."""
+
+    def init(self, theta, key, length=None):
+        return dataclasses.replace(super().init(theta, key), opt_state=(theta["v"],))
+
+    def unroll(self, theta, state, key, arrays, num_steps, length=None, **options):
+        start = jnp.where(options["begins"], theta["v"], state.opt_state[0])
+        losses = jnp.full(num_steps, start @ jnp.asarray([1.0, 2.0]))
+        return dataclasses.replace(state, opt_state=(start,)), losses
+
+
+@pytest.mark.parametrize("name", ["pes", "noise_reuse_es", "gpes"])
+def test_what_a_runs_first_state_has_of_theta_counts(name):
+    found = sample(make(name, Begun()), THETA, {}, 500)
+    mean, error = mean_and_error(found)
+    assert np.all(np.abs(mean - np.asarray([1.0, 2.0])) < 4 * error)
+
+
+class Remembers(mulo.Rule):
+    """Steps against a direction that its state has held from the start: theta's."""
+
+    base_width: float = 1.0
+
+    def init(self, key):
+        return {"v": jax.random.normal(key, ())}
+
+    def transform(self, theta, *, mup=None):
+        del mup
+
+        def update_fn(updates, state, params=None, **extra):
+            del params, extra
+            return jax.tree.map(lambda g: -state * g, updates), state
+
+        return optax.GradientTransformationExtraArgs(lambda _: theta["v"], update_fn)
+
+
+def test_the_first_state_of_a_learned_optimizer_is_differentiated():
+    task = tasks.get("mlp-w2-d1-synthetic:1x1x2:2", batch_size=4)
+    inner = unroll.Inner(
+        rule=Remembers(), family=tasks.TaskFamily(task), loss_ceiling=9.0
+    )
+    theta = {"v": jnp.float32(0.5)}
+    other = inner.init({"v": jnp.float32(0.1)}, jax.random.key(1))
+
+    def loss(theta, begins):
+        arrays = inner.family.arrays("train")
+        key = jax.random.key(2)
+        return inner.unroll(theta, other, key, arrays, 3, begins=begins)[1][-1]
+
+    slope = jax.jit(jax.value_and_grad(loss))
+    value, grad = slope(theta, True)
+    assert float(grad["v"]) != 0.0
+    later, none = slope(theta, False)
+    assert float(none["v"]) == 0.0
+    assert float(value) != float(later)
+
+
+def test_lengths_after_a_restart_are_drawn_as_those_of_new_runs():
+    config = dict(num_pairs=512, restart_prob=0.5, trunc_steps=1)
+    est = make(
+        "pes", Bump(noise=0.0), min_length_steps=100, max_length_steps=1000, **config
+    )
+    state = est.init(THETA, jax.random.key(0))
+    kept = dataclasses.replace(state.watch, kept_sum=jnp.ones(512))
+    ended = dataclasses.replace(state, watch=kept, step=state.length + 0)
+    _, after, _ = est.estimate(THETA, ended, jax.random.key(1), {}, jnp.int32(0))
+    again = np.asarray(after.watch.kept_sum) == 0.0
+    assert 200 < again.sum() < 312
+    lengths = np.asarray(after.length)
+    medians = np.median(lengths[again]), np.median(lengths[~again])
+    assert medians == pytest.approx((316, 316), rel=0.2)

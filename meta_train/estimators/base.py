@@ -169,19 +169,22 @@ class Estimator:
     def _unroll_with_gradient(self, theta, inner, key, arrays, step, length):
         """As `_unroll`, and the gradient of the objective: a tree like theta.
 
-        The state at the truncation's start counts as given. A gradient that is not
-        finite counts as zero: the run is lost, the others are not.
+        The state at the truncation's start counts as given, but for what theta says of
+        the optimizer's at a run's start. A gradient that is not finite counts as zero;
+        whether it was comes last: the run is lost, the others are not.
         """
 
         def objective(theta):
-            after, losses = self._unroll(theta, inner, key, arrays, length, remat=True)
+            after, losses = self._unroll(
+                theta, inner, key, arrays, length, begins=step == 0, remat=True
+            )
             _, value = self._means(losses[None], step, length)
             return value[0], (after, losses)
 
         grad, (after, losses) = jax.grad(objective, has_aux=True)(theta)
         kept = unroll.is_finite(grad) & unroll.is_finite(after.params)
         grad = jax.tree.map(lambda g: jnp.where(kept, g, 0.0), grad)
-        return after, losses, grad
+        return after, losses, grad, ~kept
 
     def _means(self, losses, step, length):
         """Mean minibatch losses and objectives over a truncation, both (signs,)."""
@@ -209,9 +212,14 @@ class Estimator:
             return state, self._gradient(told)
 
         state, found = jax.lax.scan(one, state, jax.random.split(key, count))
-        grad, metrics = jax.tree.map(lambda x: jnp.nanmean(x, axis=0), found)
-        steps = metrics.inner_steps * count
-        return grad, state, dataclasses.replace(metrics, inner_steps=steps)
+        grad, metrics = jax.tree.map(lambda x: jnp.mean(x, axis=0), found)
+        horizons = jnp.nanmean(found[1].horizon_losses, axis=0)
+        metrics = dataclasses.replace(
+            metrics,
+            inner_steps=metrics.inner_steps * count,
+            horizon_losses=horizons,
+        )
+        return grad, state, metrics
 
     def _advance_all(self, theta, state, key, arrays, longest):
         def advance(theta, state, key, arrays, longest):

@@ -73,6 +73,21 @@ class EstimatorConfig:
                 "estimator.winsorize_frac must lie in [0, 1), got "
                 f"{self.winsorize_frac}."
             )
+        if self.winsorize_frac and int(self.winsorize_frac * self.num_pairs) < 1:
+            raise ValueError(
+                f"estimator.winsorize_frac {self.winsorize_frac} of {self.num_pairs} "
+                "pairs is less than one: nothing would be clipped."
+            )
+        if self.restart_prob and self.name in ("full_es", "truncated_backprop"):
+            raise ValueError(
+                f"estimator.restart_prob needs pairs that go on, {self.name} has none; "
+                f"got {self.restart_prob}."
+            )
+        if self.loss_diff == "sign" and self.name == "pes_a":
+            raise ValueError(
+                'estimator.loss_diff must be "value" for pes_a: a sign and a gradient '
+                "have no common scale."
+            )
         if not 0.0 <= self.restart_prob <= 1.0:
             raise ValueError(
                 f"estimator.restart_prob must lie in [0, 1], got {self.restart_prob}."
@@ -94,6 +109,11 @@ class EstimatorConfig:
                 raise ValueError(
                     f"estimator.{name} must be >= 1, got {getattr(self, name)}."
                 )
+        if not all(_is_pair(stage) for stage in self.curriculum):
+            raise ValueError(
+                "estimator.curriculum must be pairs of (meta-step, longest run), like "
+                f"((100, 2000),), got {self.curriculum!r}."
+            )
         stages = tuple((int(start), int(longest)) for start, longest in self.curriculum)
         object.__setattr__(self, "curriculum", stages)  # Lists from JSON become tuples.
         for longest in (self.max_length_steps, *(longest for _, longest in stages)):
@@ -141,3 +161,7 @@ class EstimatorConfig:
         rest = diff.size - int(self.winsorize_frac * diff.size)
         bound = jnp.sort(jnp.abs(kept))[rest - 1]
         return jnp.clip(kept, -bound, bound)
+
+
+def _is_pair(stage) -> bool:
+    return isinstance(stage, tuple | list) and len(stage) == 2

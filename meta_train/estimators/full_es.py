@@ -54,7 +54,7 @@ class FullES(base.Estimator):
         zeros = jnp.zeros(2)
         start = (
             jnp.zeros((), jnp.int32),
-            pairs.twice(self.inner.init(theta, init_key, length)),
+            jax.vmap(lambda theta: self.inner.init(theta, init_key, length))(thetas),
             zeros,
             zeros,
         )

@@ -20,7 +20,8 @@ from jax import flatten_util
 from meta_train import unroll
 from meta_train.estimators import base, restarts
 
-_RESTART_KEY = 1  # Folded into a run's key to decide whether a kept state goes on.
+# 0 and 1 are what splitting the key gives.
+_RESTART_KEY = 2  # Folded into a run's key to decide whether a kept state goes on.
 
 
 @jax.tree_util.register_dataclass
@@ -87,11 +88,11 @@ class AntitheticPairs(base.Estimator):
                 theta, inner, data_key, arrays, state.step, state.length
             )
 
-        inner, losses, analytic = self._map_signs(
+        inner, losses, analytic, lost = self._map_signs(
             unroll_sign, (around(theta, noise.pert), state.inner)
         )
         means, values = self._means(losses, state.step, state.length)
-        diverged = ~unroll.is_finite(inner.params)
+        diverged = ~unroll.is_finite(inner.params) | jnp.any(lost)
         step = state.step + self.config.trunc_steps
         told = base.Told(
             losses=means,
@@ -117,9 +118,11 @@ class AntitheticPairs(base.Estimator):
         return state, told
 
     def _unroll_particle(self, theta, inner, key, arrays, step, length):
-        """A truncation of one particle: state, losses, a gradient or ()."""
-        del step
-        return *self._unroll(theta, inner, key, arrays, length), ()
+        """A truncation of one particle: state, losses, a gradient or (), is it lost."""
+        after, losses = self._unroll(
+            theta, inner, key, arrays, length, begins=step == 0
+        )
+        return after, losses, (), jnp.zeros((), bool)
 
 
 def twice(tree: Any) -> Any:

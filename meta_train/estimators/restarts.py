@@ -11,8 +11,12 @@ state, steps done, and what the estimator credits, ξ and ε, as they were. They
 a newly drawn length, so that runs of moderate lengths chain into long ones, and the
 learned optimizer sees what it cannot yet do more often. A kept state is used once.
 
-The states that runs begin from then depend on theta: the gradient is that of the
-objective on the states at hand, no more and no less biased than without.
+Biased: which states are kept depends on the losses, and so on how large the ε were that
+are credited again. On a problem where a third of the runs begin from kept states, noise
+reuse overestimated the gradient by half, PES by 4 %.
+
+Rules that must know how long a run is are told the new length, at which their schedules
+jump; the weights of ``late`` and ``last`` average to more than one over such a run.
 
 Reference: Huang et al., `Efficient Long-Horizon Learning for Learned Optimization
 <https://arxiv.org/abs/2607.06772>`_, 2026, whose public code does not restore ξ.

@@ -41,11 +41,11 @@ class TruncatedBackprop(base.Estimator):
         run_key, data_key = jax.random.split(key)
         finished = state.step >= state.length
         state = pairs.choose(finished, self._new(theta, run_key, longest), state)
-        inner, losses, grad = self._unroll_with_gradient(
+        inner, losses, grad, lost = self._unroll_with_gradient(
             theta, state.inner, data_key, arrays, state.step, state.length
         )
         means, values = self._means(losses[None], state.step, state.length)
-        diverged = ~unroll.is_finite(inner.params)
+        diverged = ~unroll.is_finite(inner.params) | lost
         step = state.step + self.config.trunc_steps
         told = base.Told(
             losses=means,

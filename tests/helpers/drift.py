@@ -30,8 +30,8 @@ class Drift:
             params={"x": self.start + noise}, opt_state=(), task_params=()
         )
 
-    def unroll(self, theta, state, key, arrays, num_steps, length=None, *, remat=False):
-        del length, remat
+    def unroll(self, theta, state, key, arrays, num_steps, length=None, **options):
+        del length, options
 
         def step(x, key):
             noise = self.noise * jax.random.normal(key, ())
