@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import full_compile
-from helpers.contract_parts import make
+from helpers.contract_parts import make, theta_for
 
+import mulo
 from mulo._learned import long_vectors
 
 NAMES = ("small_fc", "celo2_base", "velo", "celo")
@@ -39,7 +40,9 @@ def test_blocks_make_the_steps_of_the_whole(name, monkeypatch):
 @pytest.mark.parametrize("name", NAMES)
 def test_what_a_long_vector_takes_is_no_multiple_of_its_features(name):
     params = jax.ShapeDtypeStruct((1 << 18,), jnp.float32)
-    tx = make(name, None)
+    tiny = mulo.optimizers.info(name).make.TINY
+    theta = theta_for(name, tiny)
+    tx = mulo.optimizers.get(name, theta=theta, num_steps=100, **tiny)
     state = jax.eval_shape(tx.init, params)
     update = full_compile.jit(
         lambda g, s, p: tx.update(g, s, p, value=1.0), donate_argnums=1

@@ -25,13 +25,21 @@ FEW = ("w", "b")
 NAMES = mulo.optimizers.names()
 LEARNED = tuple(name for name in NAMES if mulo.optimizers.info(name).learned)
 _STEPS = ("small_fc", "annealed_fc", "velo", "celo", "celo_adam", "lstm_ff")
-# Sizes that compile fast, and steps that show; the rest is at its defaults.
+_AVERAGES = {
+    "initial_momentum_decays": (0.9, 0.99),
+    "initial_adafactor_decays": (0.9, 0.99),
+}
+_AVERAGING = "small_fc annealed_fc elo celo2_base velo celo".split()
+# Sizes that compile fast, two averages of each kind for the same reason, and steps that
+# show; the rest is at its defaults.
 SMALL = {
-    **{name: mulo.optimizers.info(name).make.TINY for name in LEARNED},
+    **{name: dict(mulo.optimizers.info(name).make.TINY) for name in LEARNED},
     # Without weight decay, which goes on in a leaf that makes no step.
     "soap": {"block_size": 4, "precondition_frequency": 2, "weight_decay": 0.0},
     "shampoo": {"block_size": 4},
 }
+SMALL |= {name: SMALL[name] | _AVERAGES for name in _AVERAGING}
+SMALL["lstm_ff"] |= {"decays": (0.9, 0.99)}
 SMALL |= {name: SMALL[name] | {"step_mult": 0.1} for name in _STEPS}
 # Which matrices they orthogonalize is said by roles under μP, by rank without.
 BY_ROLE = ("muon", "celo2", "learned_muon")
