@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +17,15 @@ GRADS = {"w": jnp.array([[0.1, 0.2], [-0.3, 0.4]]), "b": jnp.array([1.0, -1.0])}
 SCALINGS = mulo.mup.infer({"w": jnp.zeros((1, 1)), "b": jnp.zeros(1)}, PARAMS)
 
 
+@functools.cache
+def random_theta(rule):
+    with jax.ensure_compile_time_eval():  # No part of a program that asks for it.
+        return random_thetas.pretrained(rule)
+
+
 def built(name, rate, scalings=None, **changes):
-    pretrained = None
-    if names.get(name).learned:
-        pretrained = random_thetas.pretrained(name)
+    spec = names.get(name)
+    pretrained = random_theta(spec.rule or "mulo") if spec.learned else None
     return names.build(
         name, rate, scalings=scalings, pretrained=pretrained, num_steps=10, **changes
     )
