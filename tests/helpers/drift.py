@@ -5,8 +5,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from meta_train import devices, estimators, objective, unroll
 from meta_train import imitation as imitation_lib
-from meta_train import unroll
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,3 +50,15 @@ class Drift:
         t = jnp.arange(num_steps)[:, None]
         x = self.start + t * theta["v"].reshape(1, 2)
         return jnp.mean(0.5 * jnp.sum(x**2, axis=1))
+
+
+THETA = {"v": jnp.asarray([0.05, -0.02])}
+STEPS, TRUNC = 12, 3  # Of a run, of a truncation.
+
+
+def make(name, inner=None, goal=objective.MEAN_LOSS, **config):
+    config = {"sigma": 0.1, "num_pairs": 8, "trunc_steps": TRUNC} | config
+    config = {"min_length_steps": STEPS, "max_length_steps": STEPS} | config
+    checked = estimators.EstimatorConfig(name=name, noise_period=2, **config)
+    inner = Drift() if inner is None else inner
+    return estimators.make(checked, inner, devices.make_mesh(checked.num_pairs), goal)
