@@ -74,7 +74,7 @@ def meta_training() -> ml_collections.ConfigDict:
             end_learning_rate=1e-4,
             weight=1.0,  # at the first meta-step; of the loss the rest
             expert_share=0.5,  # of the steps at the first meta-step
-            meta_steps=1_000,  # till both are zero
+            until_meta_step=1_000,  # where both are zero
         ),
         meta_optimizer=dict(
             name="adamw",  # adam, lion, soap, or a released theta or path

@@ -39,7 +39,7 @@ class ImitationConfig:
       end_learning_rate: At its end; the decay is a cosine over the run.
       weight: Of the imitation at the first meta-step, in [0, 1]; the loss has the rest.
       expert_share: s at the first meta-step, in [0, 1].
-      meta_steps: Meta-step at which both have fallen to zero.
+      until_meta_step: Meta-step at which both have fallen to zero.
     """
 
     expert: str = ""
@@ -47,7 +47,7 @@ class ImitationConfig:
     end_learning_rate: float = 1e-4
     weight: float = 1.0
     expert_share: float = 0.5
-    meta_steps: int = 1_000
+    until_meta_step: int = 1_000
 
     def __post_init__(self):
         """Check every field."""
@@ -70,14 +70,14 @@ class ImitationConfig:
                 raise ValueError(
                     f"imitation.{name} must lie in [0, 1], got {getattr(self, name)}."
                 )
-        if self.meta_steps < 1:
+        if self.until_meta_step < 1:
             raise ValueError(
-                f"imitation.meta_steps must be >= 1, got {self.meta_steps}."
+                f"imitation.until_meta_step must be >= 1, got {self.until_meta_step}."
             )
 
     def left_at(self, meta_step: jax.Array) -> jax.Array:
         """Share of the imitation that is left at a meta-step: shape=(), float32."""
-        return jnp.maximum(0.0, 1.0 - meta_step / self.meta_steps)
+        return jnp.maximum(0.0, 1.0 - meta_step / self.until_meta_step)
 
     def make(self, mup: Any, length: jax.Array) -> optax.GradientTransformation:
         """Make the expert for a run.

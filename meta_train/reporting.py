@@ -1,6 +1,5 @@
 """What a run tells: metrics.jsonl, a progress bar, TensorBoard and W&B on request."""
 
-import collections
 import hashlib
 import json
 import math
@@ -8,7 +7,7 @@ import os
 import pathlib
 import resource
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import jax
@@ -19,15 +18,6 @@ from mulo import _files as files
 
 # What two runs that are alike in all else differ in.
 OF_THE_MACHINE = ("inner_steps_per_s", "memory_bytes", "seconds_left")
-
-
-def labels(named: Sequence[tuple[str, int]]) -> list[str]:
-    """Names of tasks in metrics, from those and their batch sizes.
-
-    A task that comes several times is told by its batch size: ``<name>@b<examples>``.
-    """
-    counts = collections.Counter(name for name, _ in named)
-    return [name if counts[name] == 1 else f"{name}@b{batch}" for name, batch in named]
 
 
 class Writer(Protocol):

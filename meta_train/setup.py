@@ -17,11 +17,11 @@ import tasks
 from meta_train import (
     estimators,
     imitation,
+    labels,
     loop,
     meta_optimizer,
     objective,
     probes,
-    reporting,
     rules,
     trainer,
     unroll,
@@ -143,7 +143,7 @@ def _probes(config: Mapping[str, Any], rule: mulo.Rule) -> probes.Probes | None:
     steps = per_task("probes.steps", section.steps, names)
     opened: dict[str, probes.Probe | None] = {}
     named = list(zip(names, batches, strict=True))
-    for i, label in enumerate(reporting.labels(named)):
+    for i, label in enumerate(labels.labels(named)):
         try:
             task = tasks.get(
                 names[i],

@@ -16,7 +16,7 @@ import numpy as np
 import optax
 
 import mulo
-from meta_train import devices, estimators, meta_optimizer, probes, reporting, unroll
+from meta_train import devices, estimators, labels, meta_optimizer, probes, unroll
 from meta_train import objective as objective_lib
 
 
@@ -93,7 +93,7 @@ class MetaTrainer:
             for inner, c in zip(inners, estimator_config, strict=True)
         ]
         trained = [inner.family.task for inner in inners]
-        self.names = reporting.labels([(t.name, t.batch_size) for t in trained])
+        self.names = labels.labels([(t.name, t.batch_size) for t in trained])
         self._arrays = self._on_device("train")
         # One more argument of the programs, or none.
         self._valid_arrays: list[tuple[Any, ...]] = [()] * len(inners)

@@ -25,7 +25,7 @@ def test_the_distance_is_of_directions_and_of_lengths():
 
 
 def test_what_is_left_falls_to_zero_and_stays_there():
-    config = imitation.ImitationConfig(meta_steps=10)
+    config = imitation.ImitationConfig(until_meta_step=10)
     left = [float(config.left_at(jnp.int32(i))) for i in (0, 5, 10, 99)]
     assert left == [1.0, 0.5, 0.0, 0.0]
 
@@ -105,7 +105,7 @@ def test_the_experts_rate_falls_by_a_cosine_over_the_run():
         ({"expert": "velo"}, "imitation.expert must be a hand-designed optimizer"),
         ({"weight": 2.0}, r"imitation.weight must lie in \[0, 1\], got 2.0"),
         ({"learning_rate": -1.0}, "imitation.learning_rate must be finite and >= 0"),
-        ({"meta_steps": 0}, "imitation.meta_steps must be >= 1, got 0"),
+        ({"until_meta_step": 0}, "imitation.until_meta_step must be >= 1, got 0"),
     ],
 )
 def test_what_cannot_be_imitated_is_refused(config, message):

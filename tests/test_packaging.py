@@ -156,7 +156,15 @@ def test_config_refuses_an_unknown_variant_and_names_the_known(name):
 
 # What a module of mulo may import: what lies on its own floor or on a lower one.
 FLOORS = (
-    {"_version", "_files", "_hints", "_provenance", "_checks", "_transforms"},
+    {
+        "_version",
+        "_files",
+        "_hints",
+        "_provenance",
+        "_safe_sqrt",
+        "_checks",
+        "_transforms",
+    },
     {"mup"},
     {"_designed", "_learned"},
     {"_thetas"},
@@ -177,3 +185,21 @@ def test_imports_inside_mulo_go_down_only():
             else:
                 continue
             assert all(floor[name] <= floor[own] for name in found), (path, found)
+
+
+_EACH_FIRST = """
+import importlib, pathlib, sys
+for path in sorted(pathlib.Path("meta_train").rglob("*.py")):
+    for name in [name for name in sys.modules if name.startswith("meta_train")]:
+        del sys.modules[name]
+    parts = path.with_suffix("").parts
+    if parts[-1] not in ("__init__", "__main__"):
+        importlib.import_module(".".join(parts))
+"""
+
+
+def test_every_module_of_meta_training_may_be_imported_first():
+    done = subprocess.run(
+        [sys.executable, "-c", _EACH_FIRST], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
