@@ -32,7 +32,7 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
             trunc_steps=20,
             min_length_steps=50,
             max_length_steps=400,
-            noise="reused",
+            name="noise_reuse_es",
         )
         c.meta_optimizer.update(
             peak_lr=1e-2,

@@ -61,7 +61,7 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
         num_pairs=num_pairs,
         min_length_steps=100,
         max_length_steps=max_length_steps,
-        noise="reused",
+        name="noise_reuse_es",
         loss_diff_clip=1.0,
     )
     c.task_clip_norm = 0.5

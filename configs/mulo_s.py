@@ -20,7 +20,7 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     c.rule.name = "learned_muon"
     c.objective.weights = "late"
     c.estimator.update(
-        sigma=0.1, min_length_steps=200, max_length_steps=2_000, noise="reused"
+        sigma=0.1, min_length_steps=200, max_length_steps=2_000, name="noise_reuse_es"
     )
     c.meta_optimizer.update(
         peak_lr=6e-3, end_lr=1e-4, warmup_steps=50, decay_steps=2_000, weight_decay=0.0

@@ -286,11 +286,34 @@ def test_a_default_for_a_rule_or_setting_that_is_not_there_is_refused():
         rules.resolve(c | {"rule_defaults": {"velo": {"x": 1}}})
 
 
+CONFIGS = sorted(
+    path.stem
+    for path in (pathlib.Path(__file__).parent.parent / "configs").glob("*.py")
+    if path.stem != "base"
+)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_variant_of_every_config_can_be_built(name):
+    get_config = importlib.import_module(f"configs.{name}").get_config
+    with pytest.raises(ValueError, match=r"variant must be one of") as refused:
+        get_config("none")
+    listed = str(refused.value).split("one of ")[1].split(";")[0]
+    for variant in listed.split(", "):
+        c = get_config(variant).to_dict()
+        # As many tasks, of data that is everywhere; no theta of another run.
+        for section in (c, c["probes"]):
+            section["tasks"] = [
+                f"mlp-w{8 + i}-d2-digits" for i in range(len(section["tasks"]))
+            ]
+        if c["init_theta"].startswith("runs/"):
+            c["init_theta"] = ""
+        setup.build(setup.resolve(c))
+
+
 def test_every_config_declares_every_setting_of_every_rule():
-    for path in sorted((pathlib.Path(__file__).parent.parent / "configs").glob("*.py")):
-        if path.stem == "base":
-            continue
-        c = importlib.import_module(f"configs.{path.stem}").get_config("smoke")
+    for stem in CONFIGS:
+        c = importlib.import_module(f"configs.{stem}").get_config("smoke")
         for name in rules.names():
             fields = {
                 f.name for f in dataclasses.fields(mulo.optimizers.info(name).make)
@@ -299,4 +322,4 @@ def test_every_config_declares_every_setting_of_every_rule():
             # Smoke variants are small whatever is trained.
             rule = rules.make(c.to_dict() | {"rule": {"name": name}}, mup=True)
             leaves = jax.tree.leaves(jax.eval_shape(rule.init, jax.random.key(0)))
-            assert sum(leaf.size for leaf in leaves) < 3_000, (path.stem, name)
+            assert sum(leaf.size for leaf in leaves) < 3_000, (stem, name)
