@@ -69,6 +69,12 @@ CASES = {
     for case in (
         Case(name="small", image_shape=(8, 8, 1), widths=(32,), batch_size=64),
         Case(name="large", image_shape=(28, 28, 1), widths=(128, 128), batch_size=128),
+        Case(
+            name="color",
+            image_shape=(32, 32, 3),
+            widths=(128, 128, 128),
+            batch_size=128,
+        ),
     )
 }
 

@@ -1,6 +1,6 @@
 """Race our PES against google/learned_optimization's, in inner steps per second.
 
-    python -m benchmarks.meta_train_throughput [--case small|large|all] [--repeats N]
+    python -m benchmarks.meta_train_throughput [--case small|large|color|all] [--repeats N]
 
 Both sides make whole gradient estimates of the same workload (8 antithetic pairs,
 truncation 50, small_fc_lopt with hidden size 32, lengths log-uniform in 100-1000) on
@@ -8,7 +8,8 @@ the same MLP, image shape and batch size, in one process and in turn. An inner s
 one step of one particle. Prints one JSON object per case; ``ratio`` is ours over the
 peer's, null where the peer is not importable. ``--tune_peer`` races the peer against
 itself instead, one line per setting. On 2 CPU cores the small case takes about a
-minute, the large one a quarter of an hour, mostly the peer's.
+minute, the large one a quarter of an hour, the one of color images more, mostly the
+peer's.
 """
 
 import argparse

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, Sharding
 
 # On a CPU, runs that together exceed its caches are faster one after the other.
-_CPU_PARTICLE_BUDGET = 40_000  # Parameters of all runs that go side by side.
+_CPU_PARTICLE_BUDGET = 9_000  # Parameters of all runs that go side by side.
 
 
 def make_mesh(
@@ -99,4 +99,5 @@ def side_by_side(
     if jax.default_backend() != "cpu":
         return count
     fitting = _CPU_PARTICLE_BUDGET // num_params
-    return max((n for n in range(2, fitting + 1) if count % n == 0), default=None)
+    least = 1 if runs_each > 1 else 2
+    return max((n for n in range(least, fitting + 1) if count % n == 0), default=None)

@@ -16,6 +16,7 @@ from meta_train import imitation as imitation_lib
 
 _TASK_KEY = 1  # Folded into a run's key to draw its task.
 _VALID_KEY = 2  # Folded into a step's key to draw its validation batch.
+_MAX_BATCHES_BYTES = 4 * 2**20  # Of a truncation, to have its batches beforehand.
 
 
 @jax.tree_util.register_dataclass
@@ -123,9 +124,22 @@ class Inner:
             )
             state = dataclasses.replace(state, opt_state=opt_state)
 
-        def step(state, key):
-            data_key, loss_key = jax.random.split(key)
-            batch = task.sample(arrays, data_key)
+        def draw(key):
+            """A step's batches, each with the key of its loss."""
+
+            def one(key, arrays):
+                data_key, loss_key = jax.random.split(key)
+                return task.sample(arrays, data_key), loss_key
+
+            if valid_arrays is None:
+                return one(key, arrays), None
+            valid_key = jax.random.fold_in(key, _VALID_KEY)
+            return one(key, arrays), one(valid_key, valid_arrays)
+
+        def step(state, drawn):
+            if not at_once:
+                drawn = draw(drawn)
+            (batch, loss_key), valid = drawn
             loss, grads = jax.value_and_grad(task.loss)(state.params, loss_key, batch)
             updates, opt_state = transform.update(
                 grads, state.opt_state, state.params, value=loss
@@ -144,11 +158,8 @@ class Inner:
                     advice,
                 )
             params = optax.apply_updates(state.params, updates)
-            if valid_arrays is not None:
-                data_key, loss_key = jax.random.split(
-                    jax.random.fold_in(key, _VALID_KEY)
-                )
-                batch = task.sample(valid_arrays, data_key)
+            if valid is not None:
+                batch, loss_key = valid
                 counts = task.loss(state.params, loss_key, batch)
             if self.imitation.expert:
                 weight = self.imitation.weight * imitated
@@ -162,7 +173,10 @@ class Inner:
 
         if remat:
             step = jax.checkpoint(step)
-        return jax.lax.scan(step, state, jax.random.split(key, num_steps))
+        keys = jax.random.split(key, num_steps)
+        # Bits for many batches at once are cheaper than for one after the other.
+        at_once = num_steps * _num_bytes(draw, keys[0]) <= _MAX_BATCHES_BYTES
+        return jax.lax.scan(step, state, jax.vmap(draw)(keys) if at_once else keys)
 
     def _expert(self, length):
         return self.imitation.make(self.family.task.scalings(), length)
@@ -176,6 +190,12 @@ class Inner:
         scalings = self.family.task.scalings()
         horizon = self.rule.options(num_steps=length)
         return self.rule.transform(theta, mup=scalings, **horizon)
+
+
+def _num_bytes(function, *args):
+    """Memory of what a function returns."""
+    leaves = jax.tree.leaves(jax.eval_shape(function, *args))
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
 
 
 def is_finite(params: optax.Params) -> jax.Array:

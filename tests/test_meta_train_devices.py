@@ -71,5 +71,7 @@ def test_runs_at_once_are_pairs_that_divide_what_there_is(most, pairs_at_once):
 
 
 def test_of_themselves_a_cpus_runs_go_side_by_side_as_far_as_caches_hold_them():
-    assert devices.side_by_side(8, 10_000) == 4
-    assert devices.side_by_side(8, 20_001) is None
+    assert devices.side_by_side(8, 2_000) == 4
+    assert devices.side_by_side(8, 4_501) is None
+    assert devices.side_by_side(8, 4_501, runs_each=2) == 1
+    assert devices.side_by_side(8, 9_001, runs_each=2) is None

@@ -72,7 +72,14 @@ class Layout:
 
     def spread(self, values: jax.Array) -> jax.Array:
         """One value per array to all of its entries: (*lead, L) → (*lead, N)."""
-        return values[..., np.repeat(np.arange(len(self._sizes)), self._sizes)]
+        lead = values.shape[:-1]
+        return jnp.concatenate(
+            [
+                jnp.broadcast_to(values[..., i, None], (*lead, size))
+                for i, size in enumerate(self._sizes)
+            ],
+            axis=-1,
+        )
 
 
 def in_chunks(

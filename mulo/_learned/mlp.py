@@ -136,16 +136,14 @@ class Stepper:
 
         # Second pass: the network.
         def run(g, p, m, v, factor_a, share_a, factor_b, share_b):
-            """(…, A, B) arrays, any number of rows A; shares (…, A, H), (…, B, H)."""
+            """(…, A, B) arrays, any number of rows A; shares (H, …, A), (H, …, B)."""
             factors = factor_a[..., :, None], factor_b[..., None, :]
             planes = features.matrix_planes(self.form, g, p, m, v, *factors)
-            shares = share_a[..., :, None, :] + share_b[..., None, :, :]
+            shares = share_a[..., :, None], share_b[..., None, :]
             return self._multiplied(shares, planes, weights)
 
         factor_a, factor_b = factors[0][..., 0], factors[1][..., 0, :]
-        share_a, share_b = (
-            jnp.moveaxis(x, 0, -1) for x in (shares[0][..., 0], shares[1][..., 0, :])
-        )
+        share_a, share_b = shares[0][..., 0], shares[1][..., 0, :]
         return row_blocks.in_blocks(
             run, arrays[0].shape, (*arrays, factor_a, share_a), (factor_b, share_b)
         )
@@ -204,7 +202,7 @@ class Stepper:
         def run(planes, weights):
             if self.is_small:
                 return self._written_out(list(self.network.bias), planes, weights)
-            return self._multiplied(self.network.bias[None], planes, weights)
+            return self._multiplied([self.network.bias[:, None]], planes, weights)
 
         # Each array is normalized on its own: what overflows in one stays there.
         if len(grads) > 1:
@@ -250,18 +248,29 @@ class Stepper:
             )
         )
 
-    def _multiplied(self, hidden, planes, weights):
-        """(…, H) to add, F planes (…), (F, H) → (…), in matrix products."""
-        x = jax.lax.dot_general(jnp.stack(planes), weights, (((0,), (0,)), ((), ())))
-        x = x + hidden
+    def _multiplied(self, shares, planes, weights):
+        """The network in matrix products.
+
+        Args:
+          shares: Arrays that add up to (H, …): what the first layer has besides.
+          planes: F arrays (…).
+          weights: Of the first layer, (F, H).
+
+        Returns:
+          shape=(…).
+        """
+        x = _product(weights, _stacked(planes))
         *middle, (last, last_bias) = self.network.layers
         for kernel, bias in middle:
-            x = scalar_network.relu(x) @ kernel + bias.reshape(*(1,) * (x.ndim - 1), -1)
-        x = scalar_network.relu(x)
-        # Products with vectors: faster on CPUs than one with a matrix of two columns.
-        return self._answer(
-            [x @ last[:, k] + last_bias[k] for k in range(self._num_outputs)]
-        )
+            x = _product(kernel, _activated(x, shares))
+            shares = [bias.reshape(-1, *(1,) * (x.ndim - 1))]
+        units = [scalar_network.relu(sum(xs)) for xs in zip(x, *shares, strict=True)]
+        # No product: of so few columns it would be slower than one loop.
+        outputs = [
+            _weighted_sum(units, last[:, k]) + last_bias[k]
+            for k in range(self._num_outputs)
+        ]
+        return self._answer(outputs)
 
     def _answer(self, outputs):
         if self.exp_mult is None:
@@ -272,3 +281,35 @@ class Stepper:
 
 def _renewed(state):
     return {"along_a": state.along_a, "along_b": state.along_b}
+
+
+def _stacked(arrays):
+    """Arrays (…) as (F, …)."""
+    # Not `jnp.stack`: vmap would put its axis second, and another pass first again.
+    return jnp.concatenate([x.reshape(1, *x.shape) for x in arrays])
+
+
+def _product(kernel, x):
+    """A layer (I, J) of (I, …): (J, …)."""
+    return (kernel.T @ x.reshape(len(x), -1)).reshape(-1, *x.shape[1:])
+
+
+def _activated(x, shares):
+    """ReLU of x (H, …) and of what is added to it.
+
+    In two parts: XLA would make the whole in the flat shape of the next product, where
+    it can tell rows from columns entry by entry only; parts it makes in their own.
+    """
+    half = len(x) // 2
+    parts = [slice(0, half), slice(half, None)] if half else [slice(None)]
+    return jnp.concatenate(
+        [scalar_network.relu(sum(s[part] for s in shares) + x[part]) for part in parts]
+    )
+
+
+def _weighted_sum(arrays, weights):
+    """Sum of arrays (…) times scalars, a few at a time: no long chain of additions."""
+    terms = [x * w for x, w in zip(arrays, weights, strict=True)]
+    while len(terms) > 1:
+        terms = [sum(terms[i : i + 8]) for i in range(0, len(terms), 8)]
+    return terms[0]

@@ -4,12 +4,17 @@ Axis names: M momenta, K product of the unfactored axes, A and B the two factore
 in the array's own order, H hidden units.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 
 # Parameters sent through the network at once on CPUs, where two hidden layers of a
 # block stay in cache. Accelerators take the whole array.
 CPU_BLOCK_SIZE = 8_192
+
+_K_AXES = (0, 0, 1, 0, 1, 1)  # Of what goes by rows, where K is; then comes A.
+_COLUMN_K_AXIS = 1
 
 
 def in_blocks(run, shape, by_row, by_column):
@@ -18,53 +23,44 @@ def in_blocks(run, shape, by_row, by_column):
     Args:
       run: Maps arrays with axes (…, A, B) to (…, A, B), row by row.
       shape: (K, A, B).
-      by_row: g, p (K, A, B), m (M, K, A, B), v, factor (M, K, A), share (K, A, H).
-      by_column: factor (M, K, B) and share (K, B, H): the same for every row.
+      by_row: g, p (K, A, B), m (M, K, A, B), v, factor (M, K, A), share (H, K, A).
+      by_column: factor (M, K, B) and share (H, K, B): the same for every row.
 
     Returns:
       (K, A, B).
     """
     k, a, b = shape
-    rows = max(1, CPU_BLOCK_SIZE // b)
-    if k * a * b <= 2 * CPU_BLOCK_SIZE or jax.default_backend() != "cpu" or rows >= a:
+    rows = _rows_at_once(a, b)
+    if k * a * b <= CPU_BLOCK_SIZE or jax.default_backend() != "cpu" or rows >= a:
         return run(*by_row, *by_column)
-    k_axes, column_k_axes = (0, 0, 1, 0, 1, 0), (1, 0)  # Where K is, then A.
 
-    def run_rows(by_row, by_column):
-        """The same without K."""
-        row_axes = (0, 0, 1, 0, 1, 0)
-        whole = a // rows * rows
-        parts = []
-        if whole:
-            blocks = [
-                jnp.moveaxis(
-                    jax.lax.slice_in_dim(x, 0, whole, axis=axis).reshape(
-                        *x.shape[:axis], whole // rows, rows, *x.shape[axis + 1 :]
-                    ),
-                    axis,
-                    0,
-                )
-                for x, axis in zip(by_row, row_axes, strict=True)
-            ]
-            out = jax.lax.map(lambda block: run(*block, *by_column), blocks)
-            parts.append(out.reshape(whole, b))
-        if whole < a:
-            rest = [
-                jax.lax.slice_in_dim(x, whole, a, axis=axis)
-                for x, axis in zip(by_row, row_axes, strict=True)
-            ]
-            parts.append(run(*rest, *by_column))
-        return jnp.concatenate(parts)
-
-    def without_k(arrays, axes, i):
-        return [
-            jax.lax.dynamic_index_in_dim(x, i, axis, keepdims=False)
-            for x, axis in zip(arrays, axes, strict=True)
+    def run_rows(i, start, count):
+        """Some rows of the i-th matrix."""
+        # Cut here: blocks that are cut beforehand are copies of all.
+        cut = [
+            jax.lax.dynamic_slice_in_dim(_at(x, i, axis), start, count, axis)
+            for x, axis in zip(by_row, _K_AXES, strict=True)
         ]
+        return run(*cut, *(_at(x, i, _COLUMN_K_AXIS) for x in by_column))
 
-    return jax.lax.map(
-        lambda i: run_rows(
-            without_k(by_row, k_axes, i), without_k(by_column, column_k_axes, i)
-        ),
-        jnp.arange(k),
-    )
+    blocks, rest = divmod(a, rows)
+    out = jax.lax.map(
+        lambda n: run_rows(n // blocks, n % blocks * rows, rows),
+        jnp.arange(k * blocks),
+    ).reshape(k, a - rest, b)
+    if not rest:
+        return out
+    last = jax.lax.map(lambda i: run_rows(i, a - rest, rest), jnp.arange(k))
+    return jnp.concatenate([out, last], axis=1)
+
+
+def _rows_at_once(a: int, b: int) -> int:
+    """Rows of a block; an odd number, so that the last block may have fewer."""
+    # Hidden units lie one block apart in memory: a power of two would put the same
+    # entry of all of them into the same few places of a cache.
+    most = max(1, CPU_BLOCK_SIZE // b)
+    return math.ceil(a / math.ceil(a / most)) | 1
+
+
+def _at(x, i, axis):
+    return jax.lax.dynamic_index_in_dim(x, i, axis, keepdims=False)
