@@ -1,6 +1,6 @@
 """Race our PES against google/learned_optimization's, in inner steps per second.
 
-    python -m benchmarks.meta_train_throughput [--case small|large|color|all] [--repeats N]
+    python -m benchmarks.meta_train_throughput [--case small] [--repeats N]
 
 Both sides make whole gradient estimates of the same workload (8 antithetic pairs,
 truncation 50, small_fc_lopt with hidden size 32, lengths log-uniform in 100-1000) on

@@ -118,3 +118,21 @@ def test_every_config_takes_one_batch_size_or_one_for_each_task():
         c = importlib.import_module(f"configs.{path.stem}").get_config("smoke")
         c.batch_examples = (4, 8)  # Both forms are accepted.
         c.batch_examples = 4
+
+
+def test_batches_drawn_beforehand_are_those_drawn_step_by_step(monkeypatch):
+    task = tasks.get("mlp-w3-d1-synthetic:2x1x1:2", batch_size=4)
+    inner = unroll.Inner(
+        rule=mulo.LearnedAdam(), family=tasks.TaskFamily(task), loss_ceiling=10.0
+    )
+    theta = inner.rule.init(jax.random.key(0))
+    splits = [dict(task.dataset.arrays(split)) for split in ("train", "valid")]
+    state = inner.init(theta, jax.random.key(1))
+    losses = []
+    for limit in (unroll._MAX_BATCHES_BYTES, 0):
+        monkeypatch.setattr(unroll, "_MAX_BATCHES_BYTES", limit)
+        got = inner.unroll(
+            theta, state, jax.random.key(2), splits[0], 3, None, splits[1]
+        )
+        losses.append(got[1])
+    np.testing.assert_allclose(*losses, rtol=1e-6)

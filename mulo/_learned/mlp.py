@@ -20,6 +20,7 @@ array seen as K matrices, N entries of the long vector, L arrays in it.
 """
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -264,7 +265,7 @@ class Stepper:
         for kernel, bias in middle:
             x = _product(kernel, _activated(x, shares))
             shares = [bias.reshape(-1, *(1,) * (x.ndim - 1))]
-        units = [scalar_network.relu(sum(xs)) for xs in zip(x, *shares, strict=True)]
+        units = [scalar_network.relu(_sum(xs)) for xs in zip(x, *shares, strict=True)]
         # No product: of so few columns it would be slower than one loop.
         outputs = [
             _weighted_sum(units, last[:, k]) + last_bias[k]
@@ -303,7 +304,10 @@ def _activated(x, shares):
     half = len(x) // 2
     parts = [slice(0, half), slice(half, None)] if half else [slice(None)]
     return jnp.concatenate(
-        [scalar_network.relu(sum(s[part] for s in shares) + x[part]) for part in parts]
+        [
+            scalar_network.relu(_sum([x[part], *(share[part] for share in shares)]))
+            for part in parts
+        ]
     )
 
 
@@ -311,5 +315,9 @@ def _weighted_sum(arrays, weights):
     """Sum of arrays (…) times scalars, a few at a time: no long chain of additions."""
     terms = [x * w for x, w in zip(arrays, weights, strict=True)]
     while len(terms) > 1:
-        terms = [sum(terms[i : i + 8]) for i in range(0, len(terms), 8)]
+        terms = [_sum(terms[i : i + 8]) for i in range(0, len(terms), 8)]
     return terms[0]
+
+
+def _sum(arrays):
+    return functools.reduce(jnp.add, arrays)
