@@ -26,7 +26,7 @@ from mulo import _hints as hints
 from mulo._safe_sqrt import safe_sqrt
 
 _DIRECTION, _LENGTH = 0.7, 0.3
-_TINY = 1e-30
+_TINY = 1e-30  # Entries below count as none.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -108,11 +108,27 @@ def distance(updates: Any, expert: Any) -> jax.Array:
     """
 
     def one(u, e):
-        dot, uu, ee = jnp.sum(u * e), jnp.sum(u * u), jnp.sum(e * e)
-        # The root of a product of squares would underflow.
-        norms = safe_sqrt(uu), safe_sqrt(ee)
-        cosine = dot / jnp.maximum(norms[0] * norms[1], _TINY)
-        length = jnp.square(norms[0] - norms[1]) / jnp.maximum(uu + ee, _TINY)
+        # Neither direction nor share of length depends on scale: where entries are of
+        # size one, nothing underflows, derivatives included.
+        (u, u_scale), (e, e_scale) = _scaled(u), _scaled(e)
+        most = jnp.maximum(u_scale, e_scale)
+        u_norm, e_norm = safe_sqrt(jnp.sum(u * u)), safe_sqrt(jnp.sum(e * e))
+        cosine = _ratio(jnp.sum(u * e), u_norm * e_norm)
+        a, b = u_norm * (u_scale / most), e_norm * (e_scale / most)
+        length = _ratio(jnp.square(a - b), jnp.square(a) + jnp.square(b))
         return _DIRECTION * (1.0 - cosine) + _LENGTH * length
 
     return jnp.mean(jnp.stack(jax.tree.leaves(jax.tree.map(one, updates, expert))))
+
+
+def _scaled(x):
+    """An array with its largest entry at 1 or -1, and what it was divided by."""
+    scale = jax.lax.stop_gradient(jnp.max(jnp.abs(x)))
+    scale = jnp.maximum(scale, _TINY)
+    return x / scale, scale
+
+
+def _ratio(x, y):
+    """Quotient x / y; 0, with derivatives 0, where y is 0."""
+    positive = y > 0.0
+    return jnp.where(positive, x / jnp.where(positive, y, 1.0), 0.0)

@@ -24,6 +24,26 @@ def test_the_distance_is_of_directions_and_of_lengths():
     assert float(imitation.distance(u, nothing)) == pytest.approx(1.0, rel=1e-5)
 
 
+@pytest.mark.parametrize("size", [0.0, 1e-29, 1e-20, 1e-12, 1.0, 1e12])
+@pytest.mark.parametrize("other", [0.0, 1e-20, 1.0])
+def test_the_distance_has_derivatives_however_small_updates_are(size, other):
+    e = {"w": jnp.asarray([0.0, other])}
+    u = {"w": jnp.asarray([size, 0.0])}
+    value, grads = jax.value_and_grad(imitation.distance)(u, e)
+    grad = grads["w"]
+    assert float(value) == pytest.approx(0.7 + 0.3 * _length(size, other), rel=1e-5)
+    assert np.isfinite(grad).all()
+    if size and other:  # Towards the other's direction it falls by 0.7 / |u|.
+        assert float(grad[1]) == pytest.approx(-0.7 / size, rel=1e-4)
+
+
+def _length(a, b):
+    most = max(a, b)
+    return (
+        (a / most - b / most) ** 2 / ((a / most) ** 2 + (b / most) ** 2) if most else 0
+    )
+
+
 def test_what_is_left_falls_to_zero_and_stays_there():
     config = imitation.ImitationConfig(until_meta_step=10)
     left = [float(config.left_at(jnp.int32(i))) for i in (0, 5, 10, 99)]
