@@ -16,7 +16,7 @@ from meta_train import imitation as imitation_lib
 
 _TASK_KEY = 1  # Folded into a run's key to draw its task.
 _VALID_KEY = 2  # Folded into a step's key to draw its validation batch.
-_MAX_BATCHES_BYTES = 4 * 2**20  # Of a truncation, to have its batches beforehand.
+_MAX_BATCHES_BYTES = 2 * 2**20  # Of a truncation, to have its batches beforehand.
 
 
 @jax.tree_util.register_dataclass
@@ -106,7 +106,8 @@ class Inner:
           begins: Whether the run is at its start, shape=(), bool: the optimizer's state
             is then made by this theta, which may not be the one of `init`.
           imitated: Share of the imitation that is left, shape=(), if there is one.
-          remat: Do each step again when differentiated: memory for states only.
+          remat: Do each step again when differentiated: memory for states, and for
+            batches that are drawn beforehand.
 
         Returns:
           The state after the last step, and the minibatch losses before each update:
@@ -175,7 +176,7 @@ class Inner:
             step = jax.checkpoint(step)
         keys = jax.random.split(key, num_steps)
         # Bits for many batches at once are cheaper than for one after the other.
-        at_once = num_steps * _num_bytes(draw, keys[0]) <= _MAX_BATCHES_BYTES
+        at_once = num_steps * _num_bytes(draw, key) <= _MAX_BATCHES_BYTES
         return jax.lax.scan(step, state, jax.vmap(draw)(keys) if at_once else keys)
 
     def _expert(self, length):

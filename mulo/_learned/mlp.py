@@ -27,7 +27,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mulo._learned import features, long_vectors, row_blocks, scalar_network
+from mulo._learned import (
+    features,
+    long_vectors,
+    placement,
+    row_blocks,
+    scalar_network,
+)
 from mulo._learned.accumulators import Decays, Factoring, LeafState
 
 
@@ -292,6 +298,9 @@ def _stacked(arrays):
 
 def _product(kernel, x):
     """A layer (I, J) of (I, …): (J, …)."""
+    if not placement.is_on_one_cpu():
+        return jax.lax.dot_general(kernel, x, (((0,), (0,)), ((), ())))
+    # With axes of vmap in front, products of two axes are faster.
     return (kernel.T @ x.reshape(len(x), -1)).reshape(-1, *x.shape[1:])
 
 

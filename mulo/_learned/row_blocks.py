@@ -9,8 +9,8 @@ import math
 import jax
 import jax.numpy as jnp
 
-# Parameters sent through the network at once on CPUs, where two hidden layers of a
-# block stay in cache. Accelerators take the whole array.
+# About how many parameters go through the network at once on CPUs, where two hidden
+# layers of a block stay in cache. Accelerators take the whole array.
 CPU_BLOCK_SIZE = 8_192
 
 _K_AXES = (0, 0, 1, 0, 1, 1)  # Of what goes by rows, where K is; then comes A.
@@ -30,8 +30,10 @@ def in_blocks(run, shape, by_row, by_column):
       (K, A, B).
     """
     k, a, b = shape
+    if k * a * b <= CPU_BLOCK_SIZE or jax.default_backend() != "cpu":
+        return run(*by_row, *by_column)
     rows = _rows_at_once(a, b)
-    if k * a * b <= CPU_BLOCK_SIZE or jax.default_backend() != "cpu" or rows >= a:
+    if rows >= a:
         return run(*by_row, *by_column)
 
     def run_rows(i, start, count):

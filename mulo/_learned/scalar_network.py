@@ -11,7 +11,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType
+
+from mulo._learned import placement
 
 _MAX_MULTIPLY_ADDS = 600  # In one loop.
 _ROW = 256  # Entries of a vector in a running sum.
@@ -64,7 +65,8 @@ def mean_squares(
 def _row_sums(*arrays):
     """Sums over the last axis of arrays of one shape, in one pass."""
     zeros = tuple(jnp.zeros((), x.dtype) for x in arrays)
-    lanes = _LANES if _is_on_one_cpu() and arrays[0].shape[-1] % _LANES == 0 else 1
+    even = arrays[0].shape[-1] % _LANES == 0
+    lanes = _LANES if even and placement.is_on_one_cpu() else 1
     # Sums that end up side by side are made so; a single one is made step by step.
     split = tuple(x.reshape(*x.shape[:-1], -1, lanes) for x in arrays)
     sums = jax.lax.reduce(split, zeros, _add_all, (split[0].ndim - 2,))
@@ -138,13 +140,6 @@ def is_small(num_features: int, sizes: Sequence[int]) -> bool:
     """
     inputs = (num_features, *sizes[:-1])
     return sum(i * o for i, o in zip(inputs, sizes, strict=True)) <= _MAX_MULTIPLY_ADDS
-
-
-def _is_on_one_cpu():
-    """Whether no axis can lie on several devices: to split one would gather it."""
-    axes = jax.sharding.get_abstract_mesh().axis_types
-    manual = bool(axes) and all(axis == AxisType.Manual for axis in axes)
-    return jax.default_backend() == "cpu" and (manual or jax.device_count() == 1)
 
 
 def _add_all(xs, ys):

@@ -181,10 +181,12 @@ def check_outside_of_jit_it_is_the_same():
 def check_rules_by_entry_gather_no_matrix():
     mesh = make_mesh()
     shape = (64, 32)
+    rule = mulo.SmallFC()  # Large enough for matrix products.
+    wide = rule.transform(rule.init(jax.random.key(0)))
 
     def largest(name, spec):
         """Entries of the largest result of a collective; 0 without any."""
-        tx = make(name, None)
+        tx = wide if name == "small_fc of 32 units" else make(name, None)
         matrix = jax.device_put(jnp.ones(shape), NamedSharding(mesh, spec))
         step = jax.jit(lambda g, s, p: tx.update(g, s, p, value=1.0))
         program = step.lower(matrix, tx.init(matrix), matrix).compile().as_text()
@@ -200,7 +202,7 @@ def check_rules_by_entry_gather_no_matrix():
         for name in ("adam", "learned_adam"):
             assert largest(name, spec) == 0, (name, spec)
         # Sums of rows, a part from each of four devices.
-        for name in ("small_fc", "celo2_base"):
+        for name in ("small_fc", "small_fc of 32 units", "celo2_base"):
             assert 0 < largest(name, spec) <= 4 * 64, (name, spec)
         assert largest("muon", spec) >= 32 * 32, spec
 
