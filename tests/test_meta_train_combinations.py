@@ -1,12 +1,11 @@
 """Options of meta-training that meet: they run, and resume bit for bit."""
 
-import jax
 import numpy as np
 import pytest
+from helpers import short_runs
 
 from configs import base
-from meta_train import loop, setup
-from meta_train import workdir as workdir_lib
+from meta_train import setup
 
 TASK = "mlp-w3-d1-synthetic:2x1x1:2"
 IMITATION = {"expert": "sgd", "learning_rate": 0.1, "until_meta_step": 3}
@@ -22,31 +21,6 @@ def trainer(changes):
     for section, values in changes.items():
         c[section].update(values)
     return setup.build(setup.resolve(c.to_dict()))
-
-
-def run(changes, workdir, meta_steps):
-    """Go on to a meta-step; every array of the checkpoint there and of the start."""
-    workdir.mkdir(exist_ok=True)
-    made = trainer(changes)
-    config = loop.RunConfig(
-        seed=0,
-        meta_steps=meta_steps,
-        log_steps=1,
-        checkpoint_steps=2,
-        keep_checkpoints=1,
-    )
-    loop.run(made, config, workdir, card={})
-    checkpoints = workdir_lib.Checkpoints(workdir, keep=1)
-    try:
-        state = checkpoints.restore(checkpoints.latest(), made.init())
-    finally:
-        checkpoints.close()
-    return by_path(state), by_path(made.init())
-
-
-def by_path(state):
-    leaves = jax.tree_util.tree_leaves_with_path(state)
-    return {jax.tree_util.keystr(k): np.asarray(v) for k, v in leaves}
 
 
 @pytest.mark.parametrize(
@@ -73,9 +47,14 @@ def by_path(state):
     ids=["restarts", "backprop", "full_es", "pes_a", "population"],
 )
 def test_a_run_that_is_cut_ends_as_one_that_is_not(changes, tmp_path):
-    whole, start = run(changes, tmp_path / "whole", 6)
-    run(changes, tmp_path / "parts", 2)
-    parts, _ = run(changes, tmp_path / "parts", 6)
+    made = trainer(changes)
+    start = short_runs.by_path(made.init())
+    short_runs.run(made, tmp_path / "whole", 6)
+    short_runs.run(made, tmp_path / "parts", 2)
+    short_runs.run(trainer(changes), tmp_path / "parts", 6)  # As a new process would.
+    whole, parts = (
+        short_runs.final(made, tmp_path / name) for name in ("whole", "parts")
+    )
     assert parts.keys() == whole.keys() == start.keys()
     for name, array in whole.items():
         np.testing.assert_array_equal(parts[name], array, err_msg=name)

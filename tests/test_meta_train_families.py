@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import short_runs
 
 from configs import paper_mulo_m
-from meta_train import loop, setup
-from meta_train import workdir as workdir_lib
+from meta_train import setup
 from tasks import augmentation
 
 EVERYTHING = dict(
@@ -86,32 +86,13 @@ def test_without_augmentation_there_is_one_member_and_nothing_to_keep():
 
 
 def test_a_resumed_run_with_augmentation_is_bit_identical(trainer, tmp_path):
-    def run(workdir, meta_steps, trainer):
-        config = loop.RunConfig(
-            seed=0,
-            meta_steps=meta_steps,
-            log_steps=1,
-            checkpoint_steps=2,
-            keep_checkpoints=1,
-        )
-        workdir.mkdir(exist_ok=True)
-        loop.run(trainer, config, workdir, card={})
-
-    def final(workdir):
-        checkpoints = workdir_lib.Checkpoints(workdir, keep=1)
-        try:
-            state = checkpoints.restore(checkpoints.latest(), trainer.init())
-        finally:
-            checkpoints.close()
-        leaves = jax.tree_util.tree_leaves_with_path(state)
-        return {jax.tree_util.keystr(k): np.asarray(v) for k, v in leaves}
-
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    run(whole, 4, trainer)
-    run(parts, 2, trainer)
+    short_runs.run(trainer, whole, 4)
+    short_runs.run(trainer, parts, 2)
     # A new trainer, as a new process would build it.
-    run(parts, 4, setup.build(small_config(augment=EVERYTHING)))
-    want, got = final(whole), final(parts)
+    again = setup.build(small_config(augment=EVERYTHING))
+    short_runs.run(again, parts, 4)
+    want, got = (short_runs.final(trainer, workdir) for workdir in (whole, parts))
     assert got.keys() == want.keys()
     for part in ("scale", "classes", "noise_std", "activation", "theta"):
         assert any(part in name for name in want)

@@ -5,9 +5,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import short_runs
 
 from configs import base
-from meta_train import loop, population, reporting, setup
+from meta_train import population, reporting, setup
 
 TASK = "mlp-w3-d1-synthetic:2x1x1:2"
 
@@ -84,15 +85,7 @@ def test_members_draw_the_same_pairs_and_data(trainer):
 
 def test_a_population_goes_on_bit_for_bit_and_gives_its_best_member(trainer, tmp_path):
     def run(directory, meta_steps):
-        directory.mkdir(exist_ok=True)
-        run_config = loop.RunConfig(
-            seed=0,
-            meta_steps=meta_steps,
-            log_steps=1,
-            checkpoint_steps=2,
-            keep_checkpoints=1,
-        )
-        loop.run(trainer, run_config, directory, card={})
+        short_runs.run(trainer, directory, meta_steps)
         lines = (directory / "metrics.jsonl").read_text().splitlines()
         model = (directory / "theta" / "model.safetensors").read_bytes()
         machine = dict.fromkeys(reporting.OF_THE_MACHINE)

@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers.short_runs import final, run
 
 import mulo
 import tasks
 from configs import mulo_digits
-from meta_train import devices, estimators, loop, rules, setup, unroll
+from meta_train import devices, estimators, rules, setup, unroll
 from meta_train import workdir as workdir_lib
 
 
@@ -28,18 +29,6 @@ def config(name, task="mlp-w3-d1-synthetic:2x1x1:2", **settings):
         num_pairs=2, trunc_steps=2, min_length_steps=2, max_length_steps=6
     )
     return setup.resolve(c.to_dict())
-
-
-def run(trainer, workdir, meta_steps):
-    workdir.mkdir(exist_ok=True)
-    run_config = loop.RunConfig(
-        seed=0,
-        meta_steps=meta_steps,
-        log_steps=1,
-        checkpoint_steps=2,
-        keep_checkpoints=1,
-    )
-    return loop.run(trainer, run_config, workdir, card={})
 
 
 @pytest.mark.parametrize("name", rules.names())
@@ -63,17 +52,6 @@ def test_every_learned_rule_is_meta_trained_and_saved_under_its_name(name, tmp_p
         assert np.isfinite(values).all(), leaf
         assert np.any(values != before[leaf]), leaf
     mulo.optimizers.get(name, theta=loaded, num_steps=3)  # It is of that name.
-
-
-def final(trainer, workdir):
-    """Every array of the newest checkpoint, by path."""
-    checkpoints = workdir_lib.Checkpoints(workdir, keep=1)
-    try:
-        state = checkpoints.restore(checkpoints.latest(), trainer.init())
-    finally:
-        checkpoints.close()
-    leaves = jax.tree_util.tree_leaves_with_path(state)
-    return {jax.tree_util.keystr(k): np.asarray(v) for k, v in leaves}
 
 
 def assert_same_end(trainer, ours, theirs, meta_steps):

@@ -13,6 +13,7 @@ Axis names: P problems (pairs of runs, or single ones), 2 signs (+, -; one witho
 pairs), S steps of a truncation.
 """
 
+import abc
 import dataclasses
 import functools
 import math
@@ -65,7 +66,7 @@ class Told:
 
 
 @dataclasses.dataclass(frozen=True)
-class Estimator:
+class Estimator(abc.ABC):
     """One estimator for one task; `init` and `estimate` are compiled once each.
 
     A subclass says what a problem's state is (`_new`) and how it goes on (`_advance`).
@@ -116,16 +117,16 @@ class Estimator:
             out_shardings=(self.replicated, self.pairs_sharding, self.replicated),
         )
 
-    def _new(self, theta, key, longest, cut=None):
+    @abc.abstractmethod
+    def _new(self, theta, key, longest, cut=None) -> Any:
         """State of one problem at its start.
 
         ``cut``: key of the share of the length that is left; None for all of it.
         """
-        raise NotImplementedError
 
-    def _advance(self, theta, state, key, arrays, longest):
+    @abc.abstractmethod
+    def _advance(self, theta, state, key, arrays, longest) -> tuple[Any, Told]:
         """One truncation of one problem: new state, `Told`."""
-        raise NotImplementedError
 
     def _init(self, theta, key):
         def init_own(theta, key):

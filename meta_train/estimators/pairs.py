@@ -10,6 +10,7 @@ What ε is drawn when, and what ξ credits, is all that tells these estimators a
 is a file beside this one.
 """
 
+import abc
 import dataclasses
 from typing import Any
 
@@ -49,9 +50,9 @@ class Noise:
 class AntitheticPairs(base.Estimator):
     """An estimator whose pairs go on around theta; a subclass says how `_noise` is."""
 
+    @abc.abstractmethod
     def _noise(self, fresh: base.Theta, state: PairsState) -> Noise:
         """What moves one pair now; ``fresh`` is newly drawn, std sigma."""
-        raise NotImplementedError
 
     def _first_pert(self, theta):
         """``pert`` of a state at its start; () for estimators that do not keep it."""
