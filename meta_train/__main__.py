@@ -14,6 +14,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from meta_train import distributed, loop, reporting, setup, workdir
+from mulo import _cores
 from tasks import command, compile_cache
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -42,13 +43,6 @@ _TIMEOUT = flags.DEFINE_integer(
 )
 
 
-def _num_cores() -> int:
-    """Cores that ``taskset`` or a batch system leaves us."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def _connect() -> None:
     if _ALONE.value:
         return
@@ -68,7 +62,7 @@ def main() -> int:
     compile_cache.use(_CACHE_DIR.value)
     # One virtual device per core we may use: particles are shared out as on a cluster.
     if "JAX_NUM_CPU_DEVICES" not in os.environ:
-        jax.config.update("jax_num_cpu_devices", _num_cores())
+        jax.config.update("jax_num_cpu_devices", len(_cores.usable()))
     config = _CONFIG.value.to_dict()
     if not _WORKDIR.value:
         raise ValueError("--workdir must name a directory, got nothing.")

@@ -7,6 +7,7 @@ import pytest
 from helpers import sweep_parts
 
 from evaluate.sweep import contenders, engine, plan, training, worker
+from mulo import _cores
 
 GRID = (0.1, 1.0)
 CHANGES = {
@@ -255,7 +256,7 @@ def test_results_that_cannot_be_written_stop_the_sweep(tmp_path):
 
 def test_jobs_are_as_many_as_cores_unless_told():
     assert engine.jobs(sweep_parts.config(jobs=3)) == 3
-    assert engine.jobs(sweep_parts.config(jobs=0)) == len(engine.cores())
+    assert engine.jobs(sweep_parts.config(jobs=0)) == len(_cores.usable())
 
 
 def test_estimates_count_what_is_there(finished):

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mulo._learned import row_blocks, scalar_network
+from mulo._learned import placement, row_blocks, scalar_network
 
 
 def test_mean_squares_have_derivatives_where_some_arrays_are_constant():
@@ -31,9 +31,11 @@ def test_row_mean_squares_are_what_they_say(length):
     np.testing.assert_allclose(got, np.mean(x**2, axis=-1), rtol=1e-6)
 
 
-@pytest.mark.parametrize("rows", [11, 9, 4])
-def test_a_matrix_in_blocks_of_rows_is_the_matrix(rows, monkeypatch):
-    monkeypatch.setattr(row_blocks, "CPU_BLOCK_SIZE", 12)  # 3 rows; all of 4.
+@pytest.mark.parametrize(("rows", "shared"), [(11, False), (9, True), (4, False)])
+def test_a_matrix_in_blocks_of_rows_is_the_matrix(rows, shared, monkeypatch):
+    # 3 rows, 5 if cores share them; all of 4.
+    monkeypatch.setattr(row_blocks, "CPU_BLOCK_SIZE", 12)
+    monkeypatch.setattr(placement, "shares_cores", lambda: shared)
     draw = np.random.default_rng(rows).normal
     g, p, m, v, factor_a, share_a, factor_b, share_b = (
         jnp.asarray(draw(size=size), jnp.float32)

@@ -158,6 +158,7 @@ def test_config_refuses_an_unknown_variant_and_names_the_known(name):
 FLOORS = (
     {
         "_version",
+        "_cores",
         "_files",
         "_hints",
         "_provenance",

@@ -24,6 +24,7 @@ import jax
 import tqdm
 
 from evaluate.sweep import axes, costs, failures, plan, worker
+from mulo import _cores
 
 _POLL_SECS = 0.2
 _MAX_JOBS = 64
@@ -169,14 +170,7 @@ def jobs(config: axes.SweepConfig) -> int:
         return config.jobs
     if jax.default_backend() != "cpu":
         return 1
-    return min(len(cores()), _MAX_JOBS)
-
-
-def cores() -> list[int]:
-    """Return the cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
+    return min(len(_cores.usable()), _MAX_JOBS)
 
 
 class _Pool:
@@ -203,7 +197,7 @@ class _Pool:
             executor.shutdown(wait=kind is None, cancel_futures=True)
 
     def _start(self, index: int) -> concurrent.futures.ProcessPoolExecutor:
-        available = cores()
+        available = _cores.usable()
         return concurrent.futures.ProcessPoolExecutor(
             1,
             mp_context=multiprocessing.get_context("spawn"),

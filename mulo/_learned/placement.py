@@ -1,7 +1,9 @@
-"""Where arrays may lie."""
+"""Where arrays may lie, and who works on them."""
 
 import jax
 from jax.sharding import AxisType
+
+from mulo import _cores
 
 
 def is_on_one_cpu() -> bool:
@@ -13,3 +15,12 @@ def is_on_one_cpu() -> bool:
     axes = jax.sharding.get_abstract_mesh().axis_types
     manual = bool(axes) and all(axis == AxisType.Manual for axis in axes)
     return jax.default_backend() == "cpu" and (manual or jax.device_count() == 1)
+
+
+def shares_cores() -> bool:
+    """Whether single operations are shared out among several CPU cores.
+
+    With several CPU devices each has one to itself.
+    """
+    on_cpu = jax.default_backend() == "cpu"
+    return on_cpu and jax.device_count() == 1 and len(_cores.usable()) > 1

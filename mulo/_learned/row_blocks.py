@@ -9,8 +9,10 @@ import math
 import jax
 import jax.numpy as jnp
 
-# About how many parameters go through the network at once on CPUs, where two hidden
-# layers of a block stay in cache. Accelerators take the whole array.
+from mulo._learned import placement
+
+# About how many parameters go through the network at once on one CPU core, where two
+# hidden layers of a block stay in cache. Accelerators take the whole array.
 CPU_BLOCK_SIZE = 8_192
 
 _K_AXES = (0, 0, 1, 0, 1, 1)  # Of what goes by rows, where K is; then comes A.
@@ -30,9 +32,10 @@ def in_blocks(run, shape, by_row, by_column):
       (K, A, B).
     """
     k, a, b = shape
-    if k * a * b <= CPU_BLOCK_SIZE or jax.default_backend() != "cpu":
+    block_size = _block_size()
+    if k * a * b <= block_size or jax.default_backend() != "cpu":
         return run(*by_row, *by_column)
-    rows = _rows_at_once(a, b)
+    rows = _rows_at_once(a, b, block_size)
     if rows >= a:
         return run(*by_row, *by_column)
 
@@ -56,11 +59,16 @@ def in_blocks(run, shape, by_row, by_column):
     return jnp.concatenate([out, last], axis=1)
 
 
-def _rows_at_once(a: int, b: int) -> int:
+def _block_size() -> int:
+    # Smaller operations are not worth sharing. More than two cores were not measured.
+    return CPU_BLOCK_SIZE * (2 if placement.shares_cores() else 1)
+
+
+def _rows_at_once(a: int, b: int, block_size: int) -> int:
     """Rows of a block; an odd number, so that the last block may have fewer."""
     # Hidden units lie one block apart in memory: a power of two would put the same
     # entry of all of them into the same few places of a cache.
-    most = max(1, CPU_BLOCK_SIZE // b)
+    most = max(1, block_size // b)
     return math.ceil(a / math.ceil(a / most)) | 1
 
 
