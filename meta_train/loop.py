@@ -150,9 +150,11 @@ def run(
         def probe(step, state):
             if trainer.probes is None or not trainer.probes.is_due(step):
                 return state, {}
+            start = time.perf_counter()
             found, values = trainer.probes.evaluate(
                 trainer.theta(state), state.probes, step, poll
             )
+            resources.probed(time.perf_counter() - start)
             state = dataclasses.replace(state, probes=found)
             keep_best(state)
             return state, values
@@ -170,7 +172,10 @@ def run(
                 "command begins anew."
             )
 
-        resources = reporting.Resources(total=config.meta_steps)
+        resources = reporting.Resources(
+            total=config.meta_steps,
+            probe_every=trainer.probes.every_steps if trainer.probes else 0,
+        )
         step = done
         stack.enter_context(_step_told(lambda: step, checkpoints))
         try:

@@ -23,13 +23,19 @@ _OF_A_FAMILY = {  # By the end of a metric's name: title, whether logarithmic.
     "grad_norm": ("norm of the gradient by task", True),
     "finished_frac": ("share of pairs that began anew", False),
     "diverged_frac": ("share of pairs that diverged", False),
+    "clipped_frac": ("share of pairs whose difference was clipped", False),
+    "loss_diff_rms": ("root mean square of L+ − L− by task", True),
+    "objective": ("objective by task", False),
 }
 _OF_A_RUN = {
+    "meta_loss": ("training loss (nats)", False),
     "objective": ("objective", False),
+    "grad_norm": ("norm of the gradient", True),
     "probe/score": ("probes: log of the loss over the start's", False),
     "update_norm": ("norm of theta's update", True),
     "theta_norm": ("norm of theta", False),
     "inner_steps_per_s": ("inner steps per second", False),
+    "seconds_left": ("seconds left", False),
     "memory_bytes": ("memory (bytes)", False),
 }
 _BY_PREFIX = {

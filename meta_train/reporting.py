@@ -106,10 +106,16 @@ class Progress:
 class Resources:
     """What a run takes: seconds to its end, and memory."""
 
-    def __init__(self, *, total: int):
-        """Of a run of ``total`` meta-steps."""
+    def __init__(self, *, total: int, probe_every: int = 0):
+        """Of a run of ``total`` meta-steps, with probes every so many; 0: without."""
         self._total = total
+        self._probe_every = probe_every
         self._seconds: float | None = None
+        self._probe_seconds = 0.0
+
+    def probed(self, seconds: float) -> None:
+        """Take what an evaluation of the probes took; the last one counts."""
+        self._probe_seconds = seconds
 
     def after(self, meta_step: int, seconds: float) -> dict[str, float]:
         """Numbers for a metrics line.
@@ -119,7 +125,8 @@ class Resources:
           seconds: That it took; the first of a process, which compiles, is left out.
 
         Returns:
-          ``seconds_left``, from the running mean of meta-steps, from the second on;
+          ``seconds_left``, from the running mean of meta-steps, from the second on,
+          and the last evaluation of the probes;
           ``memory_bytes``, the peak of the first device or, where it does not tell,
           of the process.
         """
@@ -130,6 +137,11 @@ class Resources:
             old = seconds if math.isnan(self._seconds) else self._seconds
             self._seconds = 0.9 * old + 0.1 * seconds
             found["seconds_left"] = (self._total - meta_step) * self._seconds
+            if self._probe_every:
+                done, all_ = (
+                    x // self._probe_every for x in (meta_step - 1, self._total)
+                )
+                found["seconds_left"] += (all_ - done) * self._probe_seconds
         return found
 
 

@@ -227,6 +227,8 @@ def probe_names(config: Mapping[str, Any]) -> list[str]:
         for entry in config["probes"]["tasks"]
         for name in suites.expand(entry, config["data_dir"] or None, check_data=False)
     ]
+    if not names:  # Turned off; what there is for each probe does not matter.
+        return names
     batches = per_task(
         "probes.batch_examples", config["probes"]["batch_examples"], names
     )

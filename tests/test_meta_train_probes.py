@@ -333,6 +333,12 @@ def test_a_run_that_goes_on_keeps_its_beginning_on_the_card(tmp_path):
     assert other["resumed_by"] == ["b" * 40]
 
 
+def test_probes_can_be_turned_off_whatever_else_is_said_of_them():
+    c = config()
+    c = c | {"probes": c["probes"] | {"tasks": (), "batch_examples": (8, 16)}}
+    assert setup.build(setup.resolve(c)).probes is None
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import math
 
 import jax
@@ -157,6 +158,23 @@ def test_entries_that_are_no_numbers_count_as_zero_and_such_losses_as_large():
         np.testing.assert_array_equal(got[name], want[name])
     assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves((got, after)))
     np.testing.assert_array_equal(after.train_loss.mean, state.train_loss.mean)
+
+
+def test_it_has_a_derivative_where_a_tensor_or_its_gradient_is_zero():
+    tx = SMALL.transform(drawn_theta(SMALL))
+    params = draw({"w": (3, 2)}) | {"b": jnp.zeros(2)}
+
+    @jax.jit
+    @functools.partial(jax.grad, argnums=(0, 1))
+    def derivative(params, grads):
+        updates, _ = tx.update(grads, tx.init(params), params, value=1.0)
+        return sum(jnp.sum(x) for x in jax.tree.leaves(updates))
+
+    found = jax.tree.leaves(
+        derivative(params, {"w": jnp.zeros((3, 2)), "b": params["b"]})
+    )
+    assert all(np.all(np.isfinite(x)) for x in found)
+    assert max(float(jnp.max(jnp.abs(x))) for x in found) > 0.0
 
 
 def test_initial_theta_has_the_published_sizes():

@@ -21,6 +21,7 @@ import optax
 from mulo._learned import lstm as lstm_lib
 from mulo._learned.features import TIMESCALES
 from mulo._learned.stacks import Stack
+from mulo._safe_sqrt import safe_sqrt
 
 NUM_TENSOR = 18  # Features of one tensor for its LSTM, messages aside.
 
@@ -170,18 +171,23 @@ def _statistics(stack):
     return {
         name: jnp.full(count, value, jnp.float32) for name, value in constants.items()
     } | {
-        "g_norm": _clipped_log(jnp.linalg.norm(g, axis=1)),
+        "g_norm": _clipped_log(_norm(g)),
         "mean_ms_mag": _clipped_log(mean_m),
         "mean_ms_sign": jnp.sign(mean_m),
         "mean_rms": _clipped_log(mean_v),
         "mean_sign": jnp.sign(mean_v),
         "mean_v_mag": _clipped_log(mean_p),
         "mean_v_sign": jnp.sign(mean_p),
-        "norm_weight": _clipped_log(jnp.linalg.norm(p, axis=1)),
+        "norm_weight": _clipped_log(_norm(p)),
         "var_ms": var_m,
         "var_rms": var_v,
         "var_v": var_p,
     }
+
+
+def _norm(x):
+    """Of vectors (…, N); of zeros with a derivative, zero."""
+    return safe_sqrt(jnp.sum(jnp.square(x), axis=-1))
 
 
 def _clipped_log(x):
@@ -226,7 +232,7 @@ def run_mlp(
     size = float(g.shape[0])  # An integer may be beyond int32.
     planes = _planes(g, p, m, v)
     mean_square = jnp.stack([jnp.mean(jnp.square(x)) for x in planes])
-    log_norm = jnp.log(jnp.linalg.norm(p) + 1e-8)
+    log_norm = jnp.log(_norm(p) + 1e-8)
     tensor = jnp.stack([log_norm, jnp.asarray(math.log(size), jnp.float32)])
     first = params["linear_0"]
     split = mean_square.shape[0]
