@@ -1,36 +1,34 @@
 """One update of every optimizer at the shapes of ViT-B/16, 86 million parameters.
 
-    python -m benchmarks.device_step [--names NAME ...] [--lower] [--tree vit_b16|small]
+    python -m benchmarks.device_step [--names NAME ...] [--count] [--tree vit_b16|small]
 
 For accelerators: one command that prints a JSON object per optimizer, milliseconds per
 update beside optax.adam's (median over repeats, sides take turns), the peak of memory
 where the device tells it, and the seconds of the first call. Learned ones have their
 published sizes and a random theta.
 
-``--lower`` runs nothing: it lowers the program for CUDA on any machine and counts its
-operations, and how many of them make an array of a weight's size: an upper bound on
-passes over the parameters, which XLA's fusion makes fewer.
+``--count`` runs nothing and needs no GPU, but the ``cuda`` extra: it compiles for an
+H100 and counts kernels, the floats that they read and write per parameter (four bytes
+each; optax.adam's three and three are the least there can be with two moments), and
+bytes per parameter that a step needs besides its arguments and results.
 """
 
 import argparse
 import json
-import re
 import statistics
 import time
 from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.export
 import jax.numpy as jnp
 import optax
 
 import mulo
+from benchmarks import _gpu_programs
 
 _UPDATES = 5  # Per call.
-_RESULT = r"= \"?stablehlo\.\w+.*?tensor<([\dx]*)x?f32>\s*(?:loc|$)"
 _LAYERS, _WIDTH = 12, 768
-_RESULT = r"= \"?stablehlo\.\w+.*?tensor<([\dx]*)x?f32>\s*(?:loc|$)"
 
 
 def shapes(name: str) -> dict[str, jax.ShapeDtypeStruct]:
@@ -72,32 +70,28 @@ def make(name: str) -> optax.GradientTransformationExtraArgs:
     return mulo.optimizers.get(name, theta=theta, num_steps=1_000)
 
 
-def lowered(name: str, tree: Any) -> dict[str, Any]:
-    """Counts of an update's program for CUDA."""
+def counted(name: str, tree: Any) -> dict[str, Any]:
+    """Counts of an update's program for an H100."""
     tx = make(name)
     state = jax.eval_shape(tx.init, tree)
 
     def update(grads, state, params):
         return tx.update(grads, state, params, value=jnp.float32(1.0))
 
-    exported = jax.export.export(jax.jit(update), platforms=["cuda"])(tree, state, tree)
-    text = exported.mlir_module()
-    results = re.findall(_RESULT, text, re.M)
-    largest = max(x.size for x in tree.values())
-    sizes = [_size(dims) for dims in results]
+    start = time.perf_counter()
+    program = _gpu_programs.compile_for_h100(update, tree, state, tree, donate=1)
+    seconds = time.perf_counter() - start
+    counts = _gpu_programs.count(program.as_text())
+    params = sum(x.size for x in tree.values())
     held = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
     return {
-        "operations": text.count("stablehlo."),
-        "of_weight_size": sum(size >= largest for size in sizes),
-        "state_bytes_per_parameter": held / sum(x.size for x in tree.values()),
+        "kernels": counts.kernels,
+        "floats_read": counts.read_bytes / 4 / params,
+        "floats_written": counts.written_bytes / 4 / params,
+        "state_bytes": held / params,
+        "other_bytes": program.memory_analysis().temp_size_in_bytes / params,
+        "compile_s": seconds,
     }
-
-
-def _size(dims: str) -> int:
-    count = 1
-    for dim in dims.split("x"):
-        count *= int(dim) if dim else 1
-    return count
 
 
 class Side:
@@ -152,17 +146,17 @@ def race(name: str, tree: Any, repeats: int) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the rows."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    names = mulo.optimizers.names()
+    names = ("optax.adam", *mulo.optimizers.names())
     parser.add_argument("--names", nargs="+", choices=names, default=names)
     parser.add_argument("--tree", choices=("vit_b16", "small"), default="vit_b16")
     parser.add_argument("--repeats", type=int, default=10)
-    parser.add_argument("--lower", action="store_true", help="count, run nothing")
+    parser.add_argument("--count", action="store_true", help="run nothing")
     options = parser.parse_args(argv)
     tree = shapes(options.tree)
-    device = "lowered for cuda" if options.lower else jax.devices()[0].device_kind
+    device = "compiled for an H100" if options.count else jax.devices()[0].device_kind
     for name in options.names:
-        if options.lower:
-            row = lowered(name, tree)
+        if options.count:
+            row = counted(name, tree)
         else:
             row = race(name, tree, options.repeats)
         print(json.dumps({"device": device, "optimizer": name, **row}), flush=True)

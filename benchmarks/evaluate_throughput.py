@@ -31,7 +31,8 @@ import optax
 import tasks
 from benchmarks import _harness
 from evaluate.optimizers import names
-from evaluate.sweep import engine, training
+from evaluate.sweep import training
+from mulo import _cores
 
 _TASK = "mlp-w{width}-d3-synthetic:8x8x1:10"
 _BATCH, _RATE = 128, 0.01
@@ -94,7 +95,7 @@ def _task(width: int) -> tasks.Task:
 def race(width: int, optimizer: str, *, steps: int, repeats: int) -> dict[str, Any]:
     """Time the three, in turn."""
     context = multiprocessing.get_context("spawn")
-    cores = engine.cores()
+    cores = _cores.usable()
     pools = [
         concurrent.futures.ProcessPoolExecutor(
             1, mp_context=context, initializer=_pinned, initargs=(core,)

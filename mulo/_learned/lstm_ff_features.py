@@ -30,6 +30,7 @@ VALID_DECAY = 0.95
 _CLIP_DECAY = 0.99
 _CLIP_MULT = 10.0
 _NUM_AXES = 4  # Whose sizes the LSTM sees.
+_FULL = jax.lax.Precision.HIGHEST  # Accelerators would round factors otherwise.
 _PIECE = 65_536  # Parameters in the network at once: 30 MB of activations.
 
 
@@ -237,7 +238,10 @@ def run_mlp(
     first = params["linear_0"]
     split = mean_square.shape[0]
     weights = first["w"][:split] * jax.lax.rsqrt(1e-5 + mean_square)[:, None]
-    bias = first["b"] + jnp.concatenate([shared, tensor, to_ff]) @ first["w"][split:]
+    of_tensor = jnp.matmul(
+        jnp.concatenate([shared, tensor, to_ff]), first["w"][split:], precision=_FULL
+    )
+    bias = first["b"] + of_tensor
     layers = [
         (weights, bias),
         *(
@@ -251,9 +255,11 @@ def run_mlp(
         """(n,), (n,), (D, n), (D, n) → (n,) and a sum (H,)."""
         x = jnp.stack(_planes(g, p, m, v))
         for w, b in layers:
-            x = jnp.maximum(jnp.einsum("fn,fh->hn", x, w) + b[:, None], 0.0)
+            x = jnp.einsum("fn,fh->hn", x, w, precision=_FULL) + b[:, None]
+            x = jnp.maximum(x, 0.0)
         direction, magnitude = (
-            jnp.einsum("hn,h->n", x, last["w"][:, k]) + last["b"][k] for k in (0, 1)
+            jnp.einsum("hn,h->n", x, last["w"][:, k], precision=_FULL) + last["b"][k]
+            for k in (0, 1)
         )
         return direction * jnp.exp(exp_mult * magnitude), jnp.sum(x, axis=1)
 

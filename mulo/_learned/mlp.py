@@ -115,7 +115,12 @@ class Stepper:
         made = jnp.concatenate([stats[group] for group in groups])
         axes = (2, 3) if self.form.by_matrix else (1, 2, 3)
         scale = self.form.inverse_rms(jnp.mean(jnp.square(made), axes, keepdims=True))
-        return jnp.einsum("fkab,fh->hkab", made * scale, self._weights(groups))
+        return jnp.einsum(
+            "fkab,fh->hkab",
+            made * scale,
+            self._weights(groups),
+            precision=jax.lax.Precision.HIGHEST,
+        )
 
     def _in_scalars(self, arrays, factors, shares):
         """The network in one loop.
@@ -271,13 +276,8 @@ class Stepper:
         for kernel, bias in middle:
             x = _product(kernel, _activated(x, shares))
             shares = [bias.reshape(-1, *(1,) * (x.ndim - 1))]
-        units = [scalar_network.relu(_sum(xs)) for xs in zip(x, *shares, strict=True)]
-        # No product: of so few columns it would be slower than one loop.
-        outputs = [
-            _weighted_sum(units, last[:, k]) + last_bias[k]
-            for k in range(self._num_outputs)
-        ]
-        return self._answer(outputs)
+        sums = _weighted_sums(x, shares, last[:, : self._num_outputs])
+        return self._answer([x + b for x, b in zip(sums, last_bias, strict=False)])
 
     def _answer(self, outputs):
         if self.exp_mult is None:
@@ -298,18 +298,22 @@ def _stacked(arrays):
 
 def _product(kernel, x):
     """A layer (I, J) of (I, …): (J, …)."""
+    # Accelerators would round the factors (TF32, bfloat16); it is memory that they wait
+    # for here, not arithmetic.
+    full = jax.lax.Precision.HIGHEST
     if not placement.is_on_one_cpu():
-        return jax.lax.dot_general(kernel, x, (((0,), (0,)), ((), ())))
+        return jax.lax.dot_general(kernel, x, (((0,), (0,)), ((), ())), precision=full)
     # With axes of vmap in front, products of two axes are faster.
-    return (kernel.T @ x.reshape(len(x), -1)).reshape(-1, *x.shape[1:])
+    product = jnp.matmul(kernel.T, x.reshape(len(x), -1), precision=full)
+    return product.reshape(-1, *x.shape[1:])
 
 
 def _activated(x, shares):
-    """ReLU of x (H, …) and of what is added to it.
-
-    In two parts: XLA would make the whole in the flat shape of the next product, where
-    it can tell rows from columns entry by entry only; parts it makes in their own.
-    """
+    """ReLU of x (H, …) and of what is added to it."""
+    if jax.default_backend() != "cpu":
+        return scalar_network.relu(_sum([x, *shares]))
+    # In two parts: XLA would make the whole in the flat shape of the next product,
+    # where it can tell rows from columns entry by entry only; parts it makes in theirs.
     half = len(x) // 2
     parts = [slice(0, half), slice(half, None)] if half else [slice(None)]
     return jnp.concatenate(
@@ -318,6 +322,15 @@ def _activated(x, shares):
             for part in parts
         ]
     )
+
+
+def _weighted_sums(x, shares, weights):
+    """ReLU of x (H, …) and of what is added to it, times (H, K): K arrays (…)."""
+    if jax.default_backend() != "cpu":
+        return list(_product(weights, _activated(x, shares)))
+    # A product of so few columns would be slower than one loop.
+    units = [scalar_network.relu(_sum(xs)) for xs in zip(x, *shares, strict=True)]
+    return [_weighted_sum(units, column) for column in weights.T]
 
 
 def _weighted_sum(arrays, weights):

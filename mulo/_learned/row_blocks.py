@@ -1,4 +1,4 @@
-"""Row by row functions on a few rows at a time, so that what they make stays in cache.
+"""Row by row functions on a few rows at a time: what they make takes little memory.
 
 Axis names: M momenta, K product of the unfactored axes, A and B the two factored axes
 in the array's own order, H hidden units.
@@ -11,16 +11,18 @@ import jax.numpy as jnp
 
 from mulo._learned import placement
 
-# About how many parameters go through the network at once on one CPU core, where two
-# hidden layers of a block stay in cache. Accelerators take the whole array.
+# About how many parameters go through the network at once: on one CPU core, where two
+# hidden layers of a block stay in cache, and on an accelerator, where they are written
+# to memory: with 32 units 1 GiB.
 CPU_BLOCK_SIZE = 8_192
+_ACCELERATOR_BLOCK_SIZE = 2**22
 
 _K_AXES = (0, 0, 1, 0, 1, 1)  # Of what goes by rows, where K is; then comes A.
 _COLUMN_K_AXIS = 1
 
 
 def in_blocks(run, shape, by_row, by_column):
-    """Call ``run(*by_row, *by_column)`` on a few rows at a time where that is faster.
+    """Call ``run(*by_row, *by_column)`` on a few rows at a time where that is better.
 
     Args:
       run: Maps arrays with axes (…, A, B) to (…, A, B), row by row.
@@ -33,7 +35,7 @@ def in_blocks(run, shape, by_row, by_column):
     """
     k, a, b = shape
     block_size = _block_size()
-    if k * a * b <= block_size or jax.default_backend() != "cpu":
+    if k * a * b <= block_size:
         return run(*by_row, *by_column)
     rows = _rows_at_once(a, b, block_size)
     if rows >= a:
@@ -59,17 +61,20 @@ def in_blocks(run, shape, by_row, by_column):
     return jnp.concatenate([out, last], axis=1)
 
 
-def _block_size() -> int:
+def _block_size() -> float:
+    if jax.default_backend() != "cpu":
+        return _ACCELERATOR_BLOCK_SIZE if placement.is_on_one_device() else math.inf
     # Smaller operations are not worth sharing. More than two cores were not measured.
     return CPU_BLOCK_SIZE * (2 if placement.shares_cores() else 1)
 
 
-def _rows_at_once(a: int, b: int, block_size: int) -> int:
-    """Rows of a block; an odd number, so that the last block may have fewer."""
+def _rows_at_once(a: int, b: int, block_size: float) -> int:
+    """Rows of a block; on CPUs an odd number, so that the last block may have fewer."""
+    most = max(1, int(block_size) // b)
+    rows = math.ceil(a / math.ceil(a / most))
     # Hidden units lie one block apart in memory: a power of two would put the same
     # entry of all of them into the same few places of a cache.
-    most = max(1, block_size // b)
-    return math.ceil(a / math.ceil(a / most)) | 1
+    return rows | 1 if jax.default_backend() == "cpu" else rows
 
 
 def _at(x, i, axis):

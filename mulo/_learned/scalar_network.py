@@ -120,15 +120,34 @@ def mlp(
                 for h in range(size)
             ]
         else:
-            stack = jnp.tensordot(kernel[:, :size], jnp.stack(units), ((0,), (0,)))
+            stack = jnp.tensordot(
+                kernel[:, :size],
+                jnp.stack(units),
+                ((0,), (0,)),
+                precision=jax.lax.Precision.HIGHEST,
+            )
             units = [x + b for x, b in zip(stack, bias[:size], strict=True)]
     return units
 
 
 def relu(x: jax.Array) -> jax.Array:
-    """max(0, x); what is not a number stays so."""
+    """max(0, x); what is not a number stays so. The derivative at 0 is 1."""
+    if jax.default_backend() != "cpu":
+        return _maximum(x)
     # One instruction; jnp.maximum asks for NaN apart, in three.
     return jnp.where(x < 0.0, 0.0, x)
+
+
+@jax.custom_jvp
+def _maximum(x):
+    # XLA joins it to a matrix product on GPUs, which it does not do with a choice.
+    return jnp.maximum(x, 0.0)
+
+
+@_maximum.defjvp
+def _maximum_jvp(primals, tangents):
+    (x,), (tangent,) = primals, tangents
+    return _maximum(x), jnp.where(x < 0.0, 0.0, tangent)
 
 
 def is_small(num_features: int, sizes: Sequence[int]) -> bool:

@@ -6,6 +6,7 @@ for every role, and says how much of every matrix decays.
 Axis names: F features, L arrays, R roles.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -72,9 +73,10 @@ def rates(
     ]
     own = jnp.clip(log_signals, -4.0, 1.0)
     assert len(shared) + 1 == NUM_FEATURES
-    units = jnp.stack(shared) @ network["w0"][:-1] + network["b0"]  # (units,)
+    product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+    units = product(jnp.stack(shared), network["w0"][:-1]) + network["b0"]  # (units,)
     units = jnp.tanh(units[None, :] + own[:, None] * network["w0"][-1][None, :])
-    out = units @ network["w1"] + network["b1"][None, :]  # (L, R)
+    out = product(units, network["w1"]) + network["b1"][None, :]  # (L, R)
     rows = jnp.arange(len(roles))
     factors = jnp.asarray([rule.role_factors[role] for role in roles], jnp.float32)
     factors *= jnp.exp(out[rows, jnp.asarray(roles)])

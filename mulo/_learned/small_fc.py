@@ -150,9 +150,12 @@ class SmallFC(Rule):
         scales = np.asarray(features.TIMESCALES, np.float32)
         time = jnp.tanh(count.astype(jnp.float32) / scales - 1.0)
         split = self.num_inputs - len(scales)
+        of_time = jnp.matmul(
+            time, nn["w0"][split:], precision=jax.lax.Precision.HIGHEST
+        )
         return network_lib.Network(
             features=nn["w0"][:split],
-            bias=nn["b0"] + time @ nn["w0"][split:],
+            bias=nn["b0"] + of_time,
             layers=tuple((nn[f"w{i}"], nn[f"b{i}"]) for i in range(1, len(nn) // 2)),
         )
 
