@@ -92,6 +92,7 @@ def meta_training() -> ml_collections.ConfigDict:
             size=0,
             every_steps=20,
             perturb_std=0.02,  # units of theta
+            end_factor=1.0,  # of steps, left at meta_optimizer.decay_steps
         ),
         run=dict(
             seed=0,

@@ -41,11 +41,15 @@ class PopulationConfig:
       every_steps: Meta-steps between selections. The objective is averaged over as
         many, exponentially.
       perturb_std: Standard deviation of what is added to a copy, in units of theta.
+      end_factor: Share of every step of theta that is left at
+        ``meta_optimizer.decay_steps``, to which it falls linearly. Learned optimizers
+        go on with large steps however good theta is by then.
     """
 
     size: int = 0
     every_steps: int = 20
     perturb_std: float = 0.02
+    end_factor: float = 1.0
 
     def __post_init__(self):
         """Check every field."""
@@ -61,6 +65,10 @@ class PopulationConfig:
             raise ValueError(
                 "population.perturb_std must be finite and >= 0, got "
                 f"{self.perturb_std}."
+            )
+        if not 0.0 <= self.end_factor <= 1.0:
+            raise ValueError(
+                f"population.end_factor must lie in [0, 1], got {self.end_factor}."
             )
 
 
@@ -78,8 +86,9 @@ class Population(trainer.MetaTrainer):
 
         Args:
           population: With M > 0.
-          meta_optimizer_config: What clips, its ``step_factor``, and ``decay_steps``
-            for rules that must know how long a run is; the rest is not read.
+          meta_optimizer_config: What clips, its ``step_factor``, and ``decay_steps``,
+            for ``end_factor`` and rules that must know how long a run is; the rest is
+            not read.
           **options: As of :class:`meta_train.trainer.MetaTrainer`.
         """
         super().__init__(meta_optimizer_config=meta_optimizer_config, **options)
@@ -203,8 +212,16 @@ class Population(trainer.MetaTrainer):
         """The learned optimizer that a member is, with its steps scaled and clipped."""
         steps = self.rule.options(num_steps=self._meta.decay_steps)
         learned = self.rule.transform(theta, mup=None, **steps)
-        return self._meta.clipped(
+        clipped = self._meta.clipped(
             optax.chain(learned, optax.scale(self._meta.step_factor))
+        )
+        end = self._config.end_factor
+        if end == 1.0:
+            return clipped
+        # After what clips, which acts most of the time.
+        falling = optax.linear_schedule(1.0, end, self._meta.decay_steps)
+        return optax.with_extra_args_support(
+            optax.chain(clipped, optax.scale_by_schedule(falling))
         )
 
     @functools.cached_property

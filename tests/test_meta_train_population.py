@@ -1,9 +1,11 @@
 import dataclasses
+import functools
 import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from helpers import short_runs
 
@@ -57,6 +59,27 @@ def test_each_member_is_trained_by_the_next_ones_theta(trainer):
         assert moved == pytest.approx(rates[(i + 1) % 4], rel=0.05)
 
 
+def test_steps_fall_linearly_to_the_share_that_is_asked_for(trainer):
+    c = config()
+    falling = setup.build(c | {"population": c["population"] | {"end_factor": 0.25}})
+    theta = trainer.init().theta[0]
+    decay_steps = c["meta_optimizer"]["decay_steps"]
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def sizes(population):
+        tx = population._optimizer_of(theta)
+
+        def step(state, _):
+            updates, state = tx.update(theta, state, theta, value=1.0)
+            return state, optax.tree.norm(updates)
+
+        return jax.lax.scan(step, tx.init(theta), length=decay_steps + 2)[1]
+
+    factors = sizes(falling) / sizes(trainer)
+    want = np.maximum(0.25, 1.0 - 0.75 * np.arange(decay_steps + 2) / decay_steps)
+    np.testing.assert_allclose(factors, want, rtol=1e-5)
+
+
 def test_the_worse_half_becomes_perturbed_copies_of_the_better(trainer):
     state = trainer.init()
     members = [
@@ -104,6 +127,7 @@ def test_a_population_goes_on_bit_for_bit_and_gives_its_best_member(trainer, tmp
         ({"size": 3}, "population.size must be even and >= 2, or 0, got 3"),
         ({"every_steps": 0}, "population.every_steps must be >= 1, got 0"),
         ({"perturb_std": -1.0}, "perturb_std must be finite and >= 0, got -1.0"),
+        ({"end_factor": 1.5}, r"end_factor must lie in \[0, 1\], got 1.5"),
     ],
 )
 def test_a_population_that_cannot_be_is_refused(change, message):
