@@ -39,7 +39,11 @@ def meta_train(directory: pathlib.Path, arguments: Sequence[str]) -> None:
 
 
 def summary(directory: pathlib.Path) -> dict[str, Any]:
-    """What the metrics of a finished run say."""
+    """What the metrics of a finished run say.
+
+    Raises:
+      ValueError: If it has no probes.
+    """
     lines = (directory / workdir.METRICS).read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     probed = {
@@ -51,6 +55,8 @@ def summary(directory: pathlib.Path) -> dict[str, Any]:
         for row in rows
         if "probe/score" in row
     }
+    if not probed:
+        raise ValueError(f"{directory} has no probes: give --config.probes.tasks.")
     best = min(probed, key=lambda step: probed[step]["score"])
     paces = [row["inner_steps_per_s"] for row in rows if "inner_steps_per_s" in row]
     return {
@@ -72,22 +78,32 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--workdir", help="Default: a folder that is removed.")
     args = parser.parse_args(argv[: len(argv) - len(common) - ("--" in argv)])
     if not all("=" in given for given in args.variants):
-        parser.error("A variant is NAME=FLAGS; the flags may be empty.")
+        parser.error("a variant is NAME=FLAGS; the flags may be empty.")
     variants = dict(given.split("=", 1) for given in args.variants)
+    if len(variants) < len(args.variants) or "" in variants:
+        parser.error("every variant needs a name of its own.")
+    if args.seeds < 1:
+        parser.error(f"--seeds must be at least 1, got {args.seeds}.")
     with tempfile.TemporaryDirectory() as passing:
         folder = pathlib.Path(args.workdir or passing).resolve()
         for seed in range(args.seeds):
             for name, flags in variants.items():
                 directory = folder / f"{name}-{seed}"
                 arguments = [f"--config={args.config}", *common, *shlex.split(flags)]
-                meta_train(directory, [*arguments, f"--config.run.seed={seed}"])
+                try:
+                    meta_train(directory, [*arguments, f"--config.run.seed={seed}"])
+                    found = summary(directory)
+                except subprocess.CalledProcessError as error:  # It said why.
+                    sys.exit(error.returncode)
+                except ValueError as error:
+                    parser.error(str(error))
                 _harness.print_line(
                     {
                         "benchmark": _BENCHMARK,
                         "variant": name,
                         "flags": flags,
                         "seed": seed,
-                        **summary(directory),
+                        **found,
                         **_harness.machine(),
                     }
                 )
