@@ -17,7 +17,7 @@ import jax
 from jax.experimental import topologies
 from jax.sharding import NamedSharding, PartitionSpec
 
-# NVIDIA's data sheet of the H100 SXM, and CUDA's limits of compute capability 9.0.
+# The H100 SXM, as XLA's files of GPU specifications and its pull request 25919 have it.
 _H100 = """
 gpu_device_info {
   cuda_compute_capability { major: 9 }

@@ -156,7 +156,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = "compiled for an H100" if options.count else jax.devices()[0].device_kind
     for name in options.names:
         if options.count:
-            row = counted(name, tree)
+            try:
+                row = counted(name, tree)
+            except RuntimeError as error:
+                parser.error(str(error))
         else:
             row = race(name, tree, options.repeats)
         print(json.dumps({"device": device, "optimizer": name, **row}), flush=True)
