@@ -138,10 +138,9 @@ class Resources:
             self._seconds = 0.9 * old + 0.1 * seconds
             found["seconds_left"] = (self._total - meta_step) * self._seconds
             if self._probe_every:
-                done, all_ = (
-                    x // self._probe_every for x in (meta_step - 1, self._total)
-                )
-                found["seconds_left"] += (all_ - done) * self._probe_seconds
+                done = (meta_step - 1) // self._probe_every
+                due = self._total // self._probe_every - done
+                found["seconds_left"] += due * self._probe_seconds
         return found
 
 
