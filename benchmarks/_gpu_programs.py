@@ -100,7 +100,10 @@ def compile_for_h100(function: Callable[..., Any], *shapes: Any, donate: int) ->
     )
     jitted = jax.jit(function, out_shardings=sharding, donate_argnums=donate)
     # What is traced on a GPU.
-    with mock.patch.object(jax, "default_backend", return_value="gpu"):
+    with (
+        mock.patch.object(jax, "default_backend", return_value="gpu"),
+        mock.patch.object(jax, "device_count", return_value=1),
+    ):
         traced = jitted.trace(*placed)
     from jax._src import xla_bridge
 
@@ -117,8 +120,9 @@ def compile_for_h100(function: Callable[..., Any], *shapes: Any, donate: int) ->
 def count(program: str) -> Counts:
     """Count kernels, and the bytes they read and write, in XLA's optimized text.
 
-    A loop counts as often as it runs, of an array that is only sliced the slices, and
-    of one that is updated in place the update.
+    A loop counts as often as it runs, if the text says how often, or else once; of a
+    choice the branch that moves most counts; of an array that is only sliced the
+    slices, and of one that is updated in place the update.
     """
     computations, entry = _parse(program)
     return _of_computation(computations, computations[entry])
@@ -166,10 +170,16 @@ def _of_computation(
             inner = _of_computation(computations, body)
             total = total.plus(inner, float(trips.group(1)) if trips else 1.0)
             continue
-        if x.op in ("call", "conditional"):
-            target = x.called("to_apply")
-            if target:
-                total = total.plus(_of_computation(computations, computations[target]))
+        if x.op == "call":
+            target = computations[x.called("to_apply") or ""]
+            total = total.plus(_of_computation(computations, target))
+            continue
+        if x.op == "conditional":
+            branches = [
+                _of_computation(computations, computations[name])
+                for name in _branches(x.rest)
+            ]
+            total = total.plus(max(branches, key=_moved_bytes))
             continue
         fused = x.called("calls") if x.op == "fusion" else None
         if fused:
@@ -183,6 +193,17 @@ def _of_computation(
             written = x.size
         total = total.plus(Counts(1.0, read, written))
     return total
+
+
+def _branches(rest: str) -> list[str]:
+    listed = re.search(r"branch_computations=\{([^}]*)\}", rest)
+    if listed:
+        return [name.strip().lstrip("%") for name in listed.group(1).split(",")]
+    return re.findall(r"(?:true|false)_computation=%?([\w.\-]+)", rest)
+
+
+def _moved_bytes(counts: Counts) -> float:
+    return counts.read_bytes + counts.written_bytes
 
 
 def _of_fusion(instructions: Sequence[_Instruction]) -> tuple[int, int]:

@@ -82,6 +82,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     variants = dict(given.split("=", 1) for given in args.variants)
     if len(variants) < len(args.variants) or "" in variants:
         parser.error("every variant needs a name of its own.")
+    if any("/" in name for name in variants):
+        parser.error("names of variants are folders: no / in them.")
+    try:
+        split = {name: shlex.split(flags) for name, flags in variants.items()}
+    except ValueError as error:
+        parser.error(f"flags of a variant: {error}.")
     if args.seeds < 1:
         parser.error(f"--seeds must be at least 1, got {args.seeds}.")
     with tempfile.TemporaryDirectory() as passing:
@@ -89,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for seed in range(args.seeds):
             for name, flags in variants.items():
                 directory = folder / f"{name}-{seed}"
-                arguments = [f"--config={args.config}", *common, *shlex.split(flags)]
+                arguments = [f"--config={args.config}", *common, *split[name]]
                 try:
                     meta_train(directory, [*arguments, f"--config.run.seed={seed}"])
                     found = summary(directory)

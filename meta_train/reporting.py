@@ -111,11 +111,16 @@ class Resources:
         self._total = total
         self._probe_every = probe_every
         self._seconds: float | None = None
-        self._probe_seconds = 0.0
+        self._probe_seconds: float | None = None
 
     def probed(self, seconds: float) -> None:
-        """Take what an evaluation of the probes took; the last one counts."""
-        self._probe_seconds = seconds
+        """Take what an evaluation of the probes took; the last one counts.
+
+        The first of a process, which compiles, is left out: those to come are not in
+        the time left before there was a second.
+        """
+        first = self._probe_seconds is None
+        self._probe_seconds = 0.0 if first else seconds
 
     def after(self, meta_step: int, seconds: float) -> dict[str, float]:
         """Numbers for a metrics line.
@@ -137,7 +142,7 @@ class Resources:
             old = seconds if math.isnan(self._seconds) else self._seconds
             self._seconds = 0.9 * old + 0.1 * seconds
             found["seconds_left"] = (self._total - meta_step) * self._seconds
-            if self._probe_every:
+            if self._probe_every and self._probe_seconds:
                 done = (meta_step - 1) // self._probe_every
                 due = self._total // self._probe_every - done
                 found["seconds_left"] += due * self._probe_seconds

@@ -45,6 +45,38 @@ def test_kernels_and_the_memory_they_move_are_counted():
     assert counts.written_bytes == 4 * 64 + 100 + 3 * 4 * 4
 
 
+CHOICE = """
+%first (a: f32[16]) -> f32[16] {
+  %a = f32[16]{0} parameter(0)
+  ROOT %b = f32[16]{0} copy(%a)
+}
+
+%second (a: f32[16]) -> f32[16] {
+  %a = f32[16]{0} parameter(0)
+  %b = f32[16]{0} copy(%a)
+  ROOT %c = f32[16]{0} copy(%b)
+}
+
+ENTRY %main (p: pred[], a: f32[16]) -> f32[16] {
+  %p = pred[] parameter(0)
+  %a = f32[16]{0} parameter(1)
+  ROOT %c = f32[16]{0} conditional(%p, %a, %a), BRANCHES
+}
+"""
+
+
+@pytest.mark.parametrize(
+    "branches",
+    [
+        "true_computation=%second, false_computation=%first",
+        "branch_computations={%first, %second}",
+    ],
+)
+def test_of_a_choice_the_larger_branch_counts(branches):
+    counts = _gpu_programs.count(CHOICE.replace("BRANCHES", branches))
+    assert counts == _gpu_programs.Counts(2.0, 2 * 64, 2 * 64)
+
+
 def test_a_step_is_compiled_for_a_gpu_that_is_not_there():
     pytest.importorskip("jax_plugins.xla_cuda12", reason="needs the cuda extra")
     x = jax.ShapeDtypeStruct((256, 256), jnp.float32)

@@ -85,8 +85,10 @@ def test_time_left_is_of_later_meta_steps_and_memory_is_told():
 
 def test_time_left_has_the_evaluations_to_come():
     resources = reporting.Resources(total=10, probe_every=4)
+    resources.probed(100.0)  # Compiles.
+    resources.after(2, 100.0)
+    assert resources.after(3, 2.0)["seconds_left"] == pytest.approx(14.0)
     resources.probed(7.0)
-    resources.after(3, 100.0)
     # Evaluations after meta-steps 4 and 8.
     assert resources.after(4, 2.0)["seconds_left"] == pytest.approx(12.0 + 14.0)
     resources.probed(5.0)

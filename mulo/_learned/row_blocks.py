@@ -13,7 +13,8 @@ from mulo._learned import placement
 
 # About how many parameters go through the network at once: on one CPU core, where two
 # hidden layers of a block stay in cache, and on an accelerator, where they are written
-# to memory: with 32 units 1 GiB.
+# to memory: with 32 units about 1 GiB. Matrices are cut into rows, no further: all K go
+# at once if one fits, and a row is not cut.
 CPU_BLOCK_SIZE = 8_192
 _ACCELERATOR_BLOCK_SIZE = 2**22
 
