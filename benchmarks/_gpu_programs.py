@@ -74,6 +74,10 @@ class _Instruction:
         return found and found.group(1)
 
 
+class CompilerMissing(RuntimeError):
+    """There is no compiler for CUDA."""
+
+
 def compile_for_h100(function: Callable[..., Any], *shapes: Any, donate: int) -> Any:
     """Compile a function of trees of shapes; its result is on the (absent) device.
 
@@ -83,14 +87,14 @@ def compile_for_h100(function: Callable[..., Any], *shapes: Any, donate: int) ->
       donate: Number of the argument that is donated.
 
     Raises:
-      RuntimeError: If the plugin of the ``cuda`` extra is missing.
+      CompilerMissing: If the plugin of the ``cuda`` extra is missing.
     """
     try:
         topology = topologies.get_topology_desc(
             platform="cuda", target_config=_H100, topology="1x1x1"
         )
     except Exception as error:
-        raise RuntimeError(
+        raise CompilerMissing(
             "no compiler for CUDA here: pip install 'mulo[cuda]' (a GPU is not needed)."
         ) from error
     mesh = topologies.make_mesh(topology, (1,), ("device",))

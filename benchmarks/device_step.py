@@ -158,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if options.count:
             try:
                 row = counted(name, tree)
-            except RuntimeError as error:
+            except _gpu_programs.CompilerMissing as error:
                 parser.error(str(error))
         else:
             row = race(name, tree, options.repeats)

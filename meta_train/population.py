@@ -216,7 +216,7 @@ class Population(trainer.MetaTrainer):
             optax.chain(learned, optax.scale(self._meta.step_factor))
         )
         end = self._config.end_factor
-        if end == 1.0:
+        if end == 1.0:  # Nothing to count; runs saved without it go on.
             return clipped
         # After what clips, which acts most of the time.
         falling = optax.linear_schedule(1.0, end, self._meta.decay_steps)

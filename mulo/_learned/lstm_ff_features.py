@@ -187,7 +187,7 @@ def _statistics(stack):
 
 
 def _norm(x):
-    """Of vectors (…, N); of zeros with a derivative, zero."""
+    """Norms of vectors (…, N), with derivative 0 at zero."""
     return safe_sqrt(jnp.sum(jnp.square(x), axis=-1))
 
 

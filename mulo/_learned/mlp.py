@@ -11,7 +11,8 @@ The published networks see 28 to 39 inputs per parameter. Exact rewritings leave
 A network of few units is no chain of matrix products but some hundred multiply-adds per
 parameter: it is written out in scalars, one fused loop
 (:mod:`mulo._learned.scalar_network`). For a larger one the features are laid out
-feature-major and sent through matrix products in blocks of rows that stay in cache.
+feature-major and sent through matrix products in blocks of rows, which stay in a CPU's
+cache.
 Scalars and vectors have nothing to factor; they are small, and those that share a
 network go through it as one long vector.
 
@@ -277,7 +278,8 @@ class Stepper:
             x = _product(kernel, _activated(x, shares))
             shares = [bias.reshape(-1, *(1,) * (x.ndim - 1))]
         sums = _weighted_sums(x, shares, last[:, : self._num_outputs])
-        return self._answer([x + b for x, b in zip(sums, last_bias, strict=False)])
+        biases = last_bias[: self._num_outputs]
+        return self._answer([x + b for x, b in zip(sums, biases, strict=True)])
 
     def _answer(self, outputs):
         if self.exp_mult is None:

@@ -23,9 +23,9 @@ def is_on_one_cpu() -> bool:
 
 
 def shares_cores() -> bool:
-    """Whether single operations are shared out among several CPU cores.
+    """Whether one CPU device has several cores, among which XLA shares operations.
 
-    With several CPU devices each has one to itself.
+    Several devices are taken to have a core each, as meta-training makes them.
     """
     on_cpu = jax.default_backend() == "cpu"
     return on_cpu and jax.device_count() == 1 and len(_cores.usable()) > 1

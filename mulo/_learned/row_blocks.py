@@ -1,4 +1,4 @@
-"""Row by row functions on a few rows at a time: what they make takes little memory.
+"""Row by row functions on a few rows at a time: what they make stays in cache on CPUs.
 
 Axis names: M momenta, K product of the unfactored axes, A and B the two factored axes
 in the array's own order, H hidden units.
